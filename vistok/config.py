@@ -1,0 +1,107 @@
+"""YAML presets: a name is a file `configs/<folder>/<name>.yaml` that says its method and the method's settings."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import yaml
+
+RESERVED = ("method", "base", "tiny", "weights", "summary")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One preset: `settings` go to the method's constructor, `tiny` overrides them for the contract tests.
+
+    weights: file name in `vistok/pretrained/` or `hf:owner/name[@revision]`, None if there are none.
+    """
+
+    folder: str
+    name: str
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    tiny: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    summary: str = ""
+
+
+def config_dir(folder: str) -> Traversable:
+    """The folder of presets of one kind, in a checkout as in a wheel."""
+    return files("vistok.configs").joinpath(folder)
+
+
+def config_names(folder: str) -> list[str]:
+    """Names of all presets in a folder, sorted."""
+    root = config_dir(folder)
+    if not root.is_dir():
+        return []
+    return sorted(entry.name.removesuffix(".yaml") for entry in root.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(folder: str, name: str) -> Config:
+    """Read one preset; `base:` names a parent preset of the same folder, deep-merged under it.
+
+    Raises: KeyError naming close matches if there is no such preset; ValueError if the file is malformed.
+    """
+    raw = merge_base(read_yaml(folder, name), lambda parent: read_yaml(folder, parent))
+    if not isinstance(raw.get("method"), str):
+        raise ValueError(f"configs/{folder}/{name}.yaml: expected `method:` to name a file, got {raw.get('method')!r}")
+    settings = {key: value for key, value in raw.items() if key not in RESERVED}
+    return Config(
+        folder, name, raw["method"], settings, raw.get("tiny") or {}, raw.get("weights"), raw.get("summary", "")
+    )
+
+
+def read_yaml(folder: str, name: str) -> dict[str, Any]:
+    """The mapping in `configs/<folder>/<name>.yaml`, `base:` unresolved. Raises: as load_config."""
+    path = config_dir(folder).joinpath(f"{name}.yaml")
+    if not path.is_file():
+        raise KeyError(unknown(f"configs/{folder} name", name, config_names(folder)))
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise ValueError(f"configs/{folder}/{name}.yaml: expected a mapping, got {type(raw).__name__}")
+    return raw
+
+
+def merge_base(raw: dict[str, Any], read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Resolve `base:` (one parent) by deep merge, the child's values first."""
+    if "base" not in raw:
+        return raw
+    child = {key: value for key, value in raw.items() if key != "base"}
+    return deep_merge(merge_base(read(raw["base"]), read), child)
+
+
+def deep_merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`; mappings that carry the same `method` are merged, all else is replaced."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        nests = (
+            isinstance(value, dict) and isinstance(below, dict) and value.get("method", "") == below.get("method", "")
+        )
+        merged[key] = deep_merge(below, value) if nests else value  # type: ignore[arg-type]
+    return merged
+
+
+def check_settings(owner: str, build: Callable[..., Any], settings: Iterable[str]) -> None:
+    """Raise TypeError naming the allowed settings if `build` does not take one of `settings`."""
+    parameters = inspect.signature(build).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    allowed = [parameter.name for parameter in parameters]
+    for name in settings:
+        if name not in allowed:
+            raise TypeError(unknown(f"{owner} setting", name, allowed))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """One sentence for a name that does not exist: the closest ones first, else all."""
+    known = list(known)
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"no {what} {name!r}; " + (
+        f"did you mean {', '.join(close)}?" if close else f"there are: {', '.join(known)}"
+    )
