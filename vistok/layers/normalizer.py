@@ -1,0 +1,53 @@
+"""Latents with their scale in the type, so that normalising twice is an error and not a silent bug."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class RawLatent:
+    """Latents as a network makes and takes them: values [..., C]."""
+
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedLatent:
+    """Latents of zero mean and unit variance per channel, as generators want them: values [..., C]."""
+
+    values: Tensor
+
+
+class LatentNormalizer(nn.Module):
+    """(z - mean) / std per channel, one way for each type."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def set_statistics(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
+        """Set mean and std [C]. Raises: ValueError unless all std are positive and finite."""
+        mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+        if not bool((std > 0).all() and torch.isfinite(std).all() and torch.isfinite(mean).all()):
+            raise ValueError(f"LatentNormalizer: expected finite means and positive std, got std {std.tolist()}")
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def normalize(self, latent: RawLatent) -> NormalizedLatent:
+        """Raises: TypeError if the latent is normalized already."""
+        if not isinstance(latent, RawLatent):
+            raise TypeError(f"normalize: expected RawLatent, got {type(latent).__name__}; it is applied once only")
+        return NormalizedLatent((latent.values - self.mean) / self.std)
+
+    def denormalize(self, latent: NormalizedLatent) -> RawLatent:
+        """Raises: TypeError if the latent is raw already."""
+        if not isinstance(latent, NormalizedLatent):
+            raise TypeError(f"denormalize: expected NormalizedLatent, got {type(latent).__name__}")
+        return RawLatent(latent.values * self.std + self.mean)

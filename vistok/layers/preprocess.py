@@ -1,0 +1,53 @@
+"""From a picture of any kind to the tensor a tokenizer takes; part of its config, so it travels with the weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the shorter side to `resize` (antialiased bicubic), then centre-crop a `crop` square; None = leave."""
+
+    resize: int | None = None
+    crop: int | None = None
+
+    def __call__(self, picture: Any) -> Tensor:
+        """A PIL image, uint8 array [H, W, 3] or [H, W], or uint8/float tensor [3, H, W] -> float32 [3, H, W] in [0, 1].
+
+        Raises: ValueError naming shape and dtype of anything else.
+        """
+        image = _to_tensor(picture)
+        height, width = image.shape[1:]
+        if self.resize is not None:
+            scale = self.resize / min(height, width)
+            size = (max(1, round(height * scale)), max(1, round(width * scale)))
+            image = torch.nn.functional.interpolate(image[None], size=size, mode="bicubic", antialias=True)[0].clamp(
+                0, 1
+            )
+            height, width = size
+        if self.crop is not None:
+            if min(height, width) < self.crop:
+                raise ValueError(f"preprocess: expected sides of at least crop={self.crop}, got {height}x{width}")
+            top, left = (height - self.crop) // 2, (width - self.crop) // 2
+            image = image[:, top : top + self.crop, left : left + self.crop]
+        return image
+
+
+def _to_tensor(picture: Any) -> Tensor:
+    if isinstance(picture, Tensor):
+        image = picture
+    else:
+        array = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
+        if array.ndim == 2:
+            array = np.repeat(array[:, :, None], 3, axis=2)
+        image = torch.from_numpy(np.array(array)).permute(2, 0, 1) if array.ndim == 3 else torch.empty(0)
+    if image.ndim != 3 or image.shape[0] != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
+        raise ValueError(
+            f"preprocess: expected an RGB picture, uint8 [H, W, 3] or tensor [3, H, W], got {list(image.shape)} "
+            f"{image.dtype} from {type(picture).__name__}"
+        )
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
