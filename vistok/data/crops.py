@@ -1,0 +1,51 @@
+"""Random training crops of photographs at several scales, drawn by (seed, step): a resumed run sees the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vistok.data.images import list_images, open_image
+
+
+class CropSampler:
+    """Photographs in memory as uint8 pyramids; larger levels are drawn more often (by the root of their area)."""
+
+    def __init__(self, folders: Sequence[str | Path], crop: int, scales: Sequence[int], seed: int) -> None:
+        """scales: shorter sides in pixels to which every larger photograph is reduced.
+
+        Raises: ValueError if no photograph is as large as one crop at any scale.
+        """
+        self.crop, self.seed = crop, seed
+        self.levels: list[np.ndarray] = []
+        for path in (path for folder in folders for path in list_images(folder)):
+            self.levels += _pyramid(open_image(path), [side for side in scales if side >= crop])
+        if not self.levels:
+            raise ValueError(f"no image in {[str(folder) for folder in folders]} is as large as a crop of {crop} px")
+        weights = np.sqrt([level.shape[0] * level.shape[1] for level in self.levels])
+        self.cumulative = np.cumsum(weights / weights.sum())
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """[size, 3, crop, crop] float32 in [0, 1], flipped left-right half of the time."""
+        rng = np.random.default_rng([self.seed, step])
+        out = np.empty((size, self.crop, self.crop, 3), np.uint8)
+        chosen = np.minimum(np.searchsorted(self.cumulative, rng.random(size)), len(self.levels) - 1)
+        for row, level in zip(out, (self.levels[i] for i in chosen), strict=True):
+            top = rng.integers(level.shape[0] - self.crop + 1)
+            left = rng.integers(level.shape[1] - self.crop + 1)
+            cut = level[top : top + self.crop, left : left + self.crop]
+            row[:] = cut[:, ::-1] if rng.random() < 0.5 else cut
+        return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
+
+
+def _pyramid(image: Image.Image, sides: Sequence[int]) -> list[np.ndarray]:
+    short = min(image.size)
+    levels = []
+    for side in sides:
+        if side <= short:
+            size = (round(image.width * side / short), round(image.height * side / short))
+            levels.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+    return levels
