@@ -1,0 +1,79 @@
+"""Train a tokenizer from a recipe in configs/train or from a YAML file; goes on where an earlier run stopped."""
+
+from dataclasses import fields
+from importlib import import_module
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vistok.config import check_settings, merge_base, read_yaml
+
+
+def train(
+    recipe: str,
+    out: str,
+    photos: list[str] | None = None,
+    steps: int | None = None,
+    options: dict[str, Any] | None = None,
+    json: str | None = None,
+) -> None:
+    """Train; the result is the folder OUT/model, which `checkpoint=` takes.
+
+    Args:
+        recipe: name in configs/train (for example vq_nano) or a YAML file.
+        out: folder of the run: config.json, metrics.jsonl, last.pt, model/.
+        photos: folders of training pictures, for example what `vistok data photos` wrote.
+        steps: number of steps, if another than the recipe's.
+        options: further settings of the recipe, as a YAML mapping, for example '{batch: 8, threads: 1}'.
+        json: file to write the last metrics to.
+    """
+    settings = _read(recipe)
+    module = import_module(f"vistok.train.{settings.pop('method')}")
+    given = {"out": out, "photos": photos, "steps": steps, **(options or {})}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    check_settings(f"recipe {recipe!r}", module.Training, settings)
+    if any(field.name == "photos" for field in fields(module.Training)) and not settings.get("photos"):
+        raise ValueError("train: expected --photos with a folder of pictures; `vistok data photos DIR` fetches some")
+    training = module.Training(**settings)
+    with _progress() as progress:
+        task = progress.add_task("training", total=training.steps)
+        metrics = module.train(
+            training,
+            lambda step, values: progress.update(task, completed=step, description=_describe(values)),
+        )
+    Console(stderr=True).print(f"{out}/model after {training.steps} steps: {_describe(metrics)}")
+    if json is not None:
+        Path(json).write_text(dumps(metrics, indent=2), encoding="utf-8")
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    else:
+        raw = read_yaml("train", recipe)
+    settings = merge_base(raw, lambda parent: read_yaml("train", parent))
+    if "method" not in settings:
+        raise ValueError(f"{recipe}: expected `method:` to name a file of vistok/train, found none")
+    return {key: value for key, value in settings.items() if key != "summary"}
+
+
+def _describe(values: dict[str, float]) -> str:
+    return f"loss {values['loss']:.4f}, {values['psnr']:.2f} dB" if values else "done already"
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+COMMAND = train

@@ -1,0 +1,221 @@
+"""Training of the small autoencoders: a plain torch loop that resumes to the bit.
+
+Every random draw of a step comes from (seed, step): batches from the sampler, noise from torch's generator, which is
+seeded anew each step. So the state is weights, average, optimizer and step, and nothing else.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from vistok.data.crops import CropSampler
+from vistok.registry import create
+from vistok.train.export import export
+from vistok.train.losses import Loss, PatchDiscriminator, hinge_discriminator_loss, make_losses
+from vistok.weights import load_weights
+
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run. photos: folders of training pictures; scales: shorter sides the pictures are reduced to, in pixels.
+
+    tokenizer: name of a preset, settings: overrides of it, start: checkpoint to begin from. losses: name -> weight.
+    learning_rate falls on a cosine to 2 % of itself at `steps`. adversarial: weight of the hinge GAN loss, 0 = none.
+    """
+
+    out: str
+    tokenizer: str = "vq_nano"
+    photos: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    steps: int = 20_000
+    batch: int = 32
+    crop: int = 64
+    scales: list[int] = field(default_factory=lambda: [1400, 1000, 700, 500, 350, 250])
+    losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})
+    adversarial: float = 0.0
+    adversarial_start: int = 0
+    learning_rate: float = 6e-4
+    warmup: int = 200
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    ema: float = 0.999
+    bf16: bool = True
+    seed: int = 0
+    threads: int = 0
+    save_every: int = 500
+    log_every: int = 50
+    tensorboard: bool = False
+
+
+def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]:
+    """Run a recipe to its end and write the averaged model to `out/model`; returns the last logged metrics."""
+    trainer = Trainer(training)
+    metrics = trainer.run(on_step)
+    export(trainer.averaged(), training.photos, Path(training.out) / "model")
+    return metrics
+
+
+class Trainer:
+    """Model, average, optimizer(s) and step of one run; `run()` goes on from the last checkpoint in `out`."""
+
+    def __init__(self, config: Training) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.out = Path(config.out)
+        torch.manual_seed(config.seed)
+        self.model: nn.Module = create("tokenizer", config.tokenizer, **config.settings)
+        if config.start is not None:
+            load_weights(self.model, config.start)
+        self.average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema))
+        self.optimizer = self._adamw(self.model)
+        self.discriminator = PatchDiscriminator() if config.adversarial else None
+        self.discriminator_optimizer = self._adamw(self.discriminator) if self.discriminator is not None else None
+        self.losses: dict[str, tuple[float, Loss]] = make_losses(config.losses)
+        self.sampler = CropSampler(config.photos, config.crop, config.scales, config.seed)
+        self.step = 0
+        self.seconds = 0.0
+
+    def run(self, on_step: OnStep | None = None) -> dict[str, float]:
+        """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
+        config = self.config
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
+        self.resume()
+        metrics: dict[str, float] = {}
+        writer = _tensorboard(self.out) if config.tensorboard else None
+        began = time.monotonic() - self.seconds
+        while self.step < config.steps:
+            values = self.train_step()
+            self.seconds = time.monotonic() - began
+            if not math.isfinite(values["loss"]):
+                raise FloatingPointError(
+                    f"{self.out}: loss is {values['loss']} at step {self.step}; lower learning_rate"
+                )
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                metrics = {"step": self.step, "seconds": round(self.seconds, 1), "lr": self.learning_rate(), **values}
+                with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as log:
+                    log.write(json.dumps(metrics) + "\n")
+                for name, value in metrics.items() if writer is not None else ():
+                    writer.add_scalar(name, value, self.step)
+            if self.step % config.save_every == 0 or self.step == config.steps:
+                self.save()
+            if on_step is not None:
+                on_step(self.step, values)
+        return metrics
+
+    def train_step(self) -> dict[str, float]:
+        """One update of the model (and of the discriminator); returns the loss terms."""
+        config = self.config
+        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        images = self.sampler.batch(self.step, config.batch)
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            output = self.model(images)
+        terms = {name: weight * loss(output.images, images) for name, (weight, loss) in self.losses.items()}
+        terms["bottleneck"] = output.loss
+        adversarial = self.discriminator is not None and self.step >= config.adversarial_start
+        if adversarial:
+            assert self.discriminator is not None
+            terms["adversarial"] = -config.adversarial * self.discriminator(output.images).mean()
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        if adversarial:
+            terms["discriminator"] = self._train_discriminator(images, output.images.detach())
+        self.step += 1
+        with torch.no_grad():
+            psnr = -10 * (output.images.clamp(0, 1) - images).square().mean((1, 2, 3)).clamp(min=1e-10).log10().mean()
+        values = {"loss": total, "psnr": psnr, "grad_norm": norm, **terms, **output.stats}
+        return {name: float(value.detach()) for name, value in values.items()}
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine from learning_rate to 2 % of it at the last step."""
+        config = self.config
+        progress = min(1.0, self.step / config.steps)
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+        return config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup)) * cosine
+
+    def averaged(self) -> nn.Module:
+        """The averaged model, in eval mode; its buffers are the trained one's."""
+        module: nn.Module = self.average.module
+        return module.eval()
+
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        partial = self.out / f"last.pt.tmp.{os.getpid()}"
+        torch.save(state, partial)
+        os.replace(partial, self.out / "last.pt")
+
+    def resume(self) -> None:
+        """Go on from `out/last.pt` if there is one."""
+        path = self.out / "last.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _adamw(self, module: nn.Module) -> torch.optim.AdamW:
+        config = self.config
+        return torch.optim.AdamW(
+            module.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def _train_discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        assert self.discriminator is not None and self.discriminator_optimizer is not None
+        loss = hinge_discriminator_loss(self.discriminator(real), self.discriminator(fake))
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return loss.detach()
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    def update(averages: Any, values: Any, count: Tensor) -> None:
+        # A short memory at first, or the random start would still weigh 37 % after 1 / (1 - decay) steps.
+        keep = min(decay, float((1 + count) / (10 + count)))
+        torch._foreach_lerp_(averages, values, 1 - keep)
+
+    return update
+
+
+def _tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("tensorboard=true needs the extra: pip install 'vistok[tensorboard]'") from error
+    return SummaryWriter(str(out / "tensorboard"))

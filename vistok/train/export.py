@@ -1,0 +1,48 @@
+"""From a trained autoencoder to a folder that `checkpoint=` takes: float16 weights, settings, latent statistics."""
+
+import copy
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vistok.data.images import list_images, open_image
+from vistok.layers.normalizer import NormalizedLatent
+
+_STATISTICS_SIDE = 512  # pixels of the shorter side at which latent statistics are taken
+
+
+def export(model: Any, photos: Sequence[str | Path], folder: str | Path) -> None:
+    """Write `model` as float16 to `folder`, whole or not at all; a continuous one gets its latent statistics first.
+
+    photos: folders of the training pictures, over which mean and std per channel are measured.
+    """
+    exported = copy.deepcopy(model).eval()
+    if exported.normalizer is not None:
+        exported.set_latent_statistics(*latent_statistics(exported, photos))
+    out = Path(folder)
+    partial = out.with_name(f"{out.name}.tmp.{os.getpid()}")
+    exported.half().save_pretrained(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+
+
+@torch.inference_mode()
+def latent_statistics(model: Any, photos: Sequence[str | Path]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [D] float64 of raw latents over all positions of all pictures, in one pass."""
+    count, total, squares = 0, torch.zeros(model.dim, dtype=torch.float64), torch.zeros(model.dim, dtype=torch.float64)
+    for path in (path for folder in photos for path in list_images(folder)):
+        image = open_image(path)
+        image.thumbnail((2 * _STATISTICS_SIDE, 2 * _STATISTICS_SIDE))
+        tokens = model.encode(model.preprocess(image)[None])
+        assert tokens.embeds is not None
+        raw = model.normalizer.denormalize(NormalizedLatent(tokens.embeds)).values.double().reshape(-1, model.dim)
+        count += len(raw)
+        total += raw.sum(0)
+        squares += raw.square().sum(0)
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp(min=1e-12).sqrt()
