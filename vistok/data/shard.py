@@ -1,0 +1,268 @@
+"""One shard of a token store on disk: ragged columns in a safetensors file, rows in a parquet file, a commit record.
+
+Every file is written beside its place and moved there, the commit record last: a shard without one does not exist.
+Same samples give the same bytes. n tokens of a sample, T tokens of a shard, S samples of a shard.
+"""
+
+import hashlib
+import io
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from vistok.tokens import TokenSpec, TokenTensor, grid_coords
+
+FORMAT_VERSION = 1
+# How the fields of a TokenTensor other than indices and embeds are stored; those two follow the plan.
+_STORED_AS = {"coords": "int16", "scores": "float16", "source": "int32", "sizes": "float32"}
+_TENSOR_CODES = {
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+}
+_STATIC_SPEC = ("dim", "codebook_sizes", "patch", "prefix", "order", "tile")
+_ROW_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("source_offset", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("crop", pa.list_(pa.int32())),
+        ("image_size", pa.list_(pa.int32())),
+        ("grid", pa.list_(pa.int32())),
+        ("n_tokens", pa.int64()),
+        ("caption", pa.string()),
+    ]
+)
+
+
+class ShardFiles(NamedTuple):
+    """Where the parts of one shard lie; `errors` exists only if a sample failed."""
+
+    tensors: Path
+    rows: Path
+    errors: Path
+    commit: Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded picture: `row` for the parquet file (key, source, width, height), columns name -> [n, ...]."""
+
+    row: dict[str, Any]
+    spec: TokenSpec
+    columns: dict[str, Tensor]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of this picture."""
+        return len(next(iter(self.columns.values())))
+
+
+def shard_files(root: Path, shard: int) -> ShardFiles:
+    """Paths of shard number `shard` in the store at `root`."""
+    name = f"{shard:05d}"
+    return ShardFiles(
+        root / "shards" / f"{name}.safetensors",
+        root / "shards" / f"{name}.parquet",
+        root / "errors" / f"{name}.jsonl",
+        root / "commits" / f"{name}.json",
+    )
+
+
+def read_commit(root: Path, shard: int, plan_hash: str) -> dict[str, Any] | None:
+    """The commit record of a shard, None if there is none or another plan's.
+
+    Raises: ValueError naming the file if it is not a record.
+    """
+    path = shard_files(root, shard).commit
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected a commit record in JSON, got {error}; delete it and encode again"
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: expected a commit record, got {type(record).__name__}; delete it and encode again")
+    return record if record.get("plan_hash") == plan_hash else None
+
+
+def stored_columns(tokens: TokenTensor, primary: Mapping[str, str]) -> dict[str, Tensor]:
+    """The fields of a batch of one without padding, in the dtypes of the store.
+
+    primary: dtype by name for indices and embeds; one that is not named is left out.
+    Raises: ValueError naming the field that is absent, not finite or does not fit its dtype.
+    """
+    fields = {name: value[0] for name, value in tokens.trim().token_tensors().items()}
+    missing = [name for name in primary if name not in fields]
+    if missing:
+        raise ValueError(f"{tokens.spec.name}: expected tokens with {', '.join(missing)}, got {', '.join(fields)}")
+    dtypes = {**primary, **_STORED_AS}
+    return {name: _cast(name, fields[name], dtypes[name]) for name in dtypes if name in fields}
+
+
+def write_shard(
+    root: Path,
+    shard: int,
+    samples: Sequence[Sample],
+    errors: Sequence[Mapping[str, str]],
+    *,
+    header: Mapping[str, str],
+    plan_hash: str,
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Write a shard's files, then its commit record, which is returned.
+
+    header: strings for the safetensors header (tokenizer, fingerprint). Raises: ValueError if the samples of the shard
+    differ in columns or in a static field of their spec.
+    """
+    files = shard_files(root, shard)
+    attempt = 1 + _last_attempt(files)
+    data = {
+        files.tensors: _tensor_file(samples, {"format": "vistok-shard", "version": str(FORMAT_VERSION), **header}),
+        files.rows: _row_file(samples),
+    }
+    for path, content in data.items():
+        write_atomic(path, content, attempt)
+    if errors:
+        lines = "".join(json.dumps(error) + "\n" for error in errors)
+        write_atomic(files.errors, lines.encode(), attempt)
+    else:
+        files.errors.unlink(missing_ok=True)  # an attempt that was cut off may have met errors that are gone
+    record = {
+        "shard": shard,
+        "plan_hash": plan_hash,
+        "n_samples": len(samples),
+        "n_tokens": sum(sample.n_tokens for sample in samples),
+        "n_errors": len(errors),
+        "bytes": sum(len(content) for content in data.values()),
+        "sha256": {path.name: hashlib.sha256(content).hexdigest() for path, content in data.items()},
+        "attempt": attempt,
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
+        "seconds": round(seconds, 3),
+    }
+    write_atomic(files.commit, (json.dumps(record, indent=2) + "\n").encode(), attempt)
+    return record
+
+
+def write_atomic(path: Path, content: bytes, attempt: int = 1) -> None:
+    """Write a whole file or none of it: into a temporary name beside it, flushed to disk, then moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}.{attempt}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def spec_from_header(metadata: Mapping[str, str]) -> TokenSpec:
+    """The TokenSpec that the samples of a shard share, without grid and image size."""
+    static = {name: json.loads(metadata[name]) for name in _STATIC_SPEC if name in metadata}
+    static = {name: tuple(value) if isinstance(value, list) else value for name, value in static.items()}
+    return TokenSpec(metadata["tokenizer"], **static)
+
+
+def _cast(name: str, value: Tensor, dtype: str) -> Tensor:
+    cast = value.detach().cpu().to(getattr(torch, dtype))
+    if value.is_floating_point():
+        if not bool(torch.isfinite(cast.float()).all()):
+            raise ValueError(
+                f"{name}: expected finite values that fit {dtype}, got NaN, infinity or more than it holds"
+            )
+    elif not torch.equal(cast.to(torch.int64), value.cpu().to(torch.int64)):
+        raise ValueError(f"{name}: expected values that fit {dtype}, got {int(value.min())}..{int(value.max())}")
+    return cast
+
+
+def _tensor_file(samples: Sequence[Sample], metadata: dict[str, str]) -> bytes:
+    if not samples:
+        return _safetensors({}, metadata)
+    first = samples[0]
+    names = [*first.columns]
+    for sample in samples:
+        if [*sample.columns] != names or _static(sample.spec) != _static(first.spec):
+            raise ValueError(
+                f"{sample.row['key']}: expected columns {names} and {_static(first.spec)} as in the rest of its shard, "
+                f"got {[*sample.columns]} and {_static(sample.spec)}"
+            )
+    if "coords" in names and all(_is_whole_grid(sample) for sample in samples):
+        names.remove("coords")
+        metadata = {**metadata, "coords": "grid"}
+    lead = names[0]
+    tensors = {f"{name}.values": torch.cat([sample.columns[name] for sample in samples]) for name in names}
+    tensors[f"{lead}.offsets"] = torch.tensor([0, *(sample.n_tokens for sample in samples)]).cumsum(0)
+    shared = {f"{name}.offsets_of": lead for name in names[1:]}
+    return _safetensors(tensors, metadata | _static(first.spec) | shared)
+
+
+def _static(spec: TokenSpec) -> dict[str, str]:
+    return {name: json.dumps(getattr(spec, name)) for name in _STATIC_SPEC}
+
+
+def _is_whole_grid(sample: Sample) -> bool:
+    if len(sample.spec.grid) != 2:
+        return False
+    return torch.equal(sample.columns["coords"].to(torch.int32), grid_coords(*sample.spec.grid)[0])
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    # Not safetensors.torch.save: it writes the metadata in random order, and a shard must be the same bytes every time.
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    # Wide elements first, so that every tensor starts at a multiple of its element size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    parts: list[bytes] = []
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        code = _TENSOR_CODES[tensor.dtype]
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        parts.append(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def _row_file(samples: Sequence[Sample]) -> bytes:
+    rows = [
+        {
+            **sample.row,
+            "image_size": list(sample.spec.image_size),
+            "grid": list(sample.spec.grid),
+            "n_tokens": sample.n_tokens,
+        }
+        for sample in samples
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_ROW_SCHEMA), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _last_attempt(files: ShardFiles) -> int:
+    left = [found for path in files for found in path.parent.glob(f"{path.name}.tmp.*")]
+    return max((int(path.suffix[1:]) for path in left if path.suffix[1:].isdigit()), default=0)
