@@ -109,8 +109,9 @@ class Trainer:
                 metrics = {"step": self.step, "seconds": round(self.seconds, 1), "lr": self.learning_rate(), **values}
                 with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as log:
                     log.write(json.dumps(metrics) + "\n")
-                for name, value in metrics.items() if writer is not None else ():
-                    writer.add_scalar(name, value, self.step)
+                if writer is not None:
+                    for name, value in metrics.items():
+                        writer.add_scalar(name, value, self.step)
             if self.step % config.save_every == 0 or self.step == config.steps:
                 self.save()
             if on_step is not None:
