@@ -1,0 +1,58 @@
+import io
+import math
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import vistok
+from vistok.cli.demo import demo_table, run_demo
+from vistok.data.images import open_image
+from vistok.data.samples import SAMPLES, sample_path
+from vistok.layers.preprocess import Preprocess
+from vistok.metrics.reconstruction import psnr
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return vistok.tokenizer("vq_nano", **vistok.info("tokenizer", "vq_nano").tiny)
+
+
+@pytest.fixture(scope="module")
+def shown(model, tmp_path_factory):
+    return run_demo(model, tmp_path_factory.mktemp("demo") / "out")
+
+
+def test_every_photograph_is_encoded_at_full_size(model, shown):
+    rows, _ = shown
+    assert tuple(row.image for row in rows) == SAMPLES
+    for row in rows:
+        assert row.tokens == math.ceil(row.width / 4) * math.ceil(row.height / 4)
+        assert row.bits == math.ceil(row.tokens * math.log2(64_000))
+
+
+def test_the_psnr_is_that_of_the_decoded_photograph(model, shown):
+    coffee = shown[0][SAMPLES.index("coffee")]
+    image = Preprocess()(open_image(sample_path("coffee")))[None]
+    with torch.inference_mode():
+        decoded = model.eval().decode(model.encode(image))
+    assert coffee.psnr == pytest.approx(float(psnr(decoded, image)), abs=1e-4)
+
+
+def test_the_sheet_shows_five_originals_above_five_reconstructions(shown):
+    _, path = shown
+    with Image.open(path) as sheet:
+        assert sheet.width > 512 + 512 + 451 + 512 + 512 and sheet.height > 2 * 512
+        with Image.open(sample_path("astronaut")) as astronaut:
+            corner = astronaut.convert("RGB").crop((0, 0, 64, 64)).tobytes()
+        assert any(sheet.crop((16, top, 80, top + 64)).tobytes() == corner for top in range(100))
+
+
+def test_the_table_fits_a_terminal_of_80_columns(shown):
+    rows, _ = shown
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(demo_table("vq_nano", rows))
+    text = console.export_text()
+    assert "1411 x 1411" in text and f"{rows[0].bits:,}" in text and f"{rows[0].psnr:.2f}" in text
