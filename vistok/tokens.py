@@ -378,7 +378,10 @@ class TokenTensor:
         joined["lengths"] = torch.cat([item.valid_lengths for item in items]) if ragged else None
         return cls(spec=spec, **joined)
 
-    from_list = cat
+    @classmethod
+    def from_list(cls, items: Sequence[Self]) -> Self:
+        """`cat`, for items that a dataset gave one by one."""
+        return cls.cat(items)
 
     def _filled(self, name: str) -> Tensor:
         value: Tensor | None = getattr(self, name)

@@ -33,8 +33,13 @@ class LatentNormalizer(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def set_statistics(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
-        """Set mean and std [C]. Raises: ValueError unless all std are positive and finite."""
+        """Set mean and std [C]. Raises: ValueError unless there are C of each, finite, and every std is positive."""
         mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+        if mean.shape != self.mean.shape or std.shape != self.std.shape:
+            raise ValueError(
+                f"LatentNormalizer: expected mean and std {list(self.mean.shape)}, got {list(mean.shape)} and "
+                f"{list(std.shape)}"
+            )
         if not bool((std > 0).all() and torch.isfinite(std).all() and torch.isfinite(mean).all()):
             raise ValueError(f"LatentNormalizer: expected finite means and positive std, got std {std.tolist()}")
         self.mean.copy_(mean)

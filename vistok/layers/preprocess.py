@@ -15,6 +15,12 @@ class Preprocess:
     resize: int | None = None
     crop: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            side = getattr(self, name)
+            if side is not None and (not isinstance(side, int) or side < 1):
+                raise ValueError(f"preprocess: expected {name} to be a number of pixels >= 1 or None, got {side!r}")
+
     def __call__(self, picture: Any) -> Tensor:
         """A PIL image, uint8 array [H, W, 3] or [H, W], or uint8/float tensor [3, H, W] -> float32 [3, H, W] in [0, 1].
 

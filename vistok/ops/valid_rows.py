@@ -26,7 +26,7 @@ def valid_rows(owner: str, x: Tensor, dim: int, mask: Tensor | None = None) -> T
 def padded(rows: Tensor, shape: tuple[int, ...], mask: Tensor | None = None, fill: float = 0) -> Tensor:
     """rows [T, ...] of `valid_rows` -> [*shape, ...] with `fill` where mask [*shape] is False."""
     if mask is None:
-        return rows.reshape(*shape, *rows.shape[1:])
+        return rows.reshape((*shape, *rows.shape[1:]))
     out = rows.new_full((*shape, *rows.shape[1:]), fill)
     out[mask] = rows
     return out

@@ -49,9 +49,9 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         fine_blocks: int = 2,
         preprocess: dict[str, Any] | None = None,
     ) -> None:
-        """quantizer: {"method" or "name": ..., settings}; latent_channels: width of the Gaussian latent.
+        """quantizer: {"method": a name, settings}; latent_channels: width of the Gaussian latent.
 
-        Raises: ValueError unless exactly one of the two is given and `patch` is even.
+        Raises: ValueError unless exactly one of the two is given, the quantizer has a method and `patch` is even.
         """
         super().__init__()
         if (quantizer is None) == (latent_channels is None):
@@ -122,7 +122,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         spec = TokenSpec(
             self.name, self.dim, self.codebook_sizes, (rows, cols), self.patch, tuple(images.shape[2:]), tile=tile or 0
         )
-        coords = grid_coords(rows, cols, len(images), images.device)
+        coords = grid_coords(rows, cols, images.shape[0], images.device)
         return TokenTensor(spec=spec, coords=coords, **tokens)
 
     def decode(self, tokens: TokenTensor) -> Tensor:
@@ -136,7 +136,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         embeds = tokens.embeds if tokens.embeds is not None else self.quantizer.lookup(tokens.indices)
         if self.normalizer is not None:
             embeds = self.normalizer.denormalize(NormalizedLatent(embeds)).values
-        latents = embeds.reshape(len(tokens), *spec.grid, self.dim).permute(0, 3, 1, 2)
+        latents = embeds.reshape(embeds.shape[0], *spec.grid, self.dim).permute(0, 3, 1, 2)
         tile = spec.tile // self.patch if spec.tile else None
         images = self._tiled(self._pixels, latents, tile, self._decoder_reach, 1, self.patch)
         height, width = spec.image_size or images.shape[1:3]
@@ -165,7 +165,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         return moments.permute(0, 2, 3, 1)
 
     def _pixels(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self.decoder(latents)
+        pixels: Tensor = self.decoder(latents.to(next(self.decoder.parameters()).dtype))
         return pixels.permute(0, 2, 3, 1) + 0.5
 
     def _tokens(self, moments: Tensor, sample: bool, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -208,6 +208,8 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
 
 def _named(quantizer: dict[str, Any]) -> dict[str, Any]:
     settings = dict(quantizer)
+    if "method" not in settings:
+        raise ValueError(f"autoencoder: expected quantizer to have a method such as 'fsq', got {quantizer}")
     return {"name": settings.pop("method"), **settings}
 
 
@@ -217,7 +219,7 @@ def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def _check_images(owner: str, images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or 0 in images.shape[2:]:
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or 0 in images.shape:
         raise ValueError(
             f"{owner}: expected float images [B, 3, H, W] in [0, 1], got {list(images.shape)} {images.dtype}"
             + ("; divide uint8 images by 255" if images.dtype == torch.uint8 else "")
