@@ -1,0 +1,65 @@
+"""VQ, and residual VQ with dropout, in two processes: one codebook, no waiting for one another."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+_WORKER = """
+import sys
+from datetime import timedelta
+import torch
+import vistok
+
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.manual_seed(0)
+settings = {"method": "vq", "dim": 4, "codebook_size": 16, "decay": 0.8, "dead_code_threshold": 4.0}
+quantizers = [  # built before the processes know of one another: the library would never synchronise these
+    vistok.quantizer("vq", **{key: value for key, value in settings.items() if key != "method"}).train(),
+    vistok.quantizer("residual", levels=3, quantizer=settings, quantize_dropout=True).train(),
+]
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+)
+torch.manual_seed(100 + rank)
+for step in range(12):
+    for quantizer in quantizers:
+        z = torch.randn(40 + 30 * rank, 4) + 3 * rank
+        keep = torch.arange(len(z)) < (0 if step % 3 == 2 and rank == 0 else len(z))  # no vector here, dead codes there
+        quantizer(z, keep)
+torch.distributed.barrier()
+torch.save([quantizer.state_dict() for quantizer in quantizers], out)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_different_data_keep_one_codebook(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _WORKER]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "VISTOK_NO_PLUGINS": "1"}
+    files = [tmp_path / "0.pt", tmp_path / "1.pt"]
+    workers = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store"), str(file)],
+            env=environment,
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, file in enumerate(files)
+    ]
+    try:
+        errors = [worker.communicate(timeout=300)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    first, second = (torch.load(file, weights_only=True) for file in files)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    codebook = first[0]["library._codebook.embed"][0]
+    # Codes of both halves of the data are there, so neither process kept to its own.
+    assert float(codebook.mean(1).min()) < 0.5 and float(codebook.mean(1).max()) > 2.5
