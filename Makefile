@@ -1,0 +1,33 @@
+# Needs Python 3.11, git and make; everything else goes into .venv. Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --constraint .ci/constraints.txt
+
+# Keeps the checkout itself off sys.path: triton_kernels/ and tests/ are no packages of ours.
+export PYTHONSAFEPATH := 1
+
+.PHONY: setup demo test lint bench
+
+setup: .venv/.ready
+
+# torch goes first and alone, so that nothing else can choose its version.
+.venv/.ready: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(INSTALL) torch torchvision
+	$(INSTALL) --editable '.[dev,demo,metrics]'
+	touch $@
+
+demo: setup
+	$(BIN)/vistok demo
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/vistok bench

@@ -1,0 +1,146 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vistok.weights import fingerprint, load_weights, locate, read_tensors, stored_settings, weight_file
+
+
+@pytest.fixture
+def tensors(generator: torch.Generator) -> dict[str, Tensor]:
+    return {"weight": torch.randn(3, 2, generator=generator), "bias": torch.randn(3, generator=generator)}
+
+
+def write(path: Path, tensors: dict[str, Tensor]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    elif path.suffix == ".npz":
+        np.savez(path, **{name: value.numpy() for name, value in tensors.items()})
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz"])
+def test_every_format_loads_the_same_weights(tmp_path: Path, tensors: dict[str, Tensor], suffix: str) -> None:
+    path = write(tmp_path / f"w{suffix}", tensors)
+    model = nn.Linear(2, 3)
+    load_weights(model, path)
+    torch.testing.assert_close(dict(model.state_dict()), tensors, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("key", ["ema", "model", "state_dict"])
+def test_a_training_checkpoint_is_entered(tmp_path: Path, tensors: dict[str, Tensor], key: str) -> None:
+    torch.save({key: tensors, "step": 7}, tmp_path / "last.pt")
+    assert read_tensors(tmp_path / "last.pt").keys() == tensors.keys()
+
+
+def test_half_precision_on_disk_becomes_the_precision_of_the_model(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = write(tmp_path / "w.safetensors", {name: value.half() for name, value in tensors.items()})
+    model = nn.Linear(2, 3)
+    load_weights(model, path)
+    assert model.weight.dtype == torch.float32
+    torch.testing.assert_close(model.weight.data, tensors["weight"].half().float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_code_in_a_file_is_never_run(tmp_path: Path, suffix: str) -> None:
+    trap, path = tmp_path / "ran", tmp_path / f"w{suffix}"
+    if suffix == ".npz":
+        np.savez(path, weight=np.array([Malicious(trap)], dtype=object))
+    else:
+        torch.save({"weight": Malicious(trap)}, path)
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        read_tensors(path)
+    assert not trap.exists()
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = write(tmp_path / "w.safetensors", {"weight": tensors["weight"].T.contiguous(), "extra": tensors["bias"]})
+    with pytest.raises(ValueError) as raised:
+        load_weights(nn.Linear(2, 3), path)
+    for part in ("missing bias [3]", "unexpected extra [3]", "weight: expected [3, 2], got [2, 3]", str(path)):
+        assert part in str(raised.value)
+
+
+def test_a_refused_file_leaves_the_model_as_it_was(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    model = nn.Linear(2, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError):
+        load_weights(model, write(tmp_path / "w.safetensors", {"weight": tensors["weight"]}))
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_a_model_may_rename_the_keys_of_foreign_files(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    class Renaming(nn.Linear):
+        def rename_keys(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name.removeprefix("head."): value for name, value in tensors.items()}
+
+    model = Renaming(2, 3)
+    load_weights(model, write(tmp_path / "w.pt", {f"head.{name}": value for name, value in tensors.items()}))
+    torch.testing.assert_close(dict(model.state_dict()), tensors, rtol=0, atol=0)
+
+
+def test_a_folder_stands_for_its_weight_file(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    other = write(tmp_path / "other.pt", tensors)
+    assert weight_file(tmp_path) == other
+    named = write(tmp_path / "model.safetensors", tensors)
+    assert weight_file(tmp_path) == named
+    assert weight_file(other) == other
+
+
+def test_a_folder_with_no_or_several_weight_files_is_refused(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match="expected model.safetensors or one weight file, got"):
+        weight_file(tmp_path)
+    write(tmp_path / "a.pt", tensors)
+    write(tmp_path / "b.pt", tensors)
+    with pytest.raises(ValueError, match=r"got \['a.pt', 'b.pt'\]"):
+        weight_file(tmp_path)
+
+
+def test_files_without_tensors_and_unknown_suffixes_are_refused(tmp_path: Path) -> None:
+    torch.save({"step": 3}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="expected a mapping of tensors, found none"):
+        read_tensors(tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"expected one of .*safetensors.*, got \.txt"):
+        read_tensors(tmp_path / "w.txt")
+
+
+def test_a_checkpoint_that_is_nowhere_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere.pt'"):
+        locate("nowhere.pt")
+    with pytest.raises(FileNotFoundError, match="no embedded weights 'nothing'"):
+        locate("embedded:nothing")
+
+
+def test_settings_are_read_beside_the_weights(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    path = write(tmp_path / "model.safetensors", tensors)
+    assert stored_settings(path) == stored_settings(tmp_path) == {}
+    (tmp_path / "config.json").write_text('{"width": 3}')
+    assert stored_settings(path) == stored_settings(tmp_path) == {"width": 3}
+
+
+def test_the_fingerprint_follows_every_tensor_name_and_setting(tensors: dict[str, Tensor]) -> None:
+    model = nn.Linear(2, 3)
+    model.load_state_dict(tensors)
+    first = fingerprint(model, {"a": 1, "b": 2})
+    assert len(first) == 64
+    assert fingerprint(model, {"b": 2, "a": 1}) == first
+    assert fingerprint(model, {"a": 1, "b": 3}) != first
+    assert fingerprint(nn.Sequential(model), {"a": 1, "b": 2}) != first
+    with torch.no_grad():
+        model.bias[0] = torch.nextafter(model.bias[0], torch.tensor(10.0))
+    assert fingerprint(model, {"a": 1, "b": 2}) != first
