@@ -17,5 +17,6 @@ def photograph() -> Tensor:
     pixels = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None]
     return pixels[:, :, 128:384, 128:384].float() / 255
 
+
 # The tests' tensors are tiny: a second thread costs more in waiting than it saves.
 torch.set_num_threads(1)

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from vistok import config
-from vistok.config import Config, check_settings, config_names, deep_merge, load_config, unknown
+from vistok.config import (
+    Config,
+    check_settings,
+    config_names,
+    deep_merge,
+    load_config,
+    merge_base,
+    parse_yaml,
+    unknown,
+)
 from vistok.registry import FOLDERS, create, method
 
 PRESETS = [(kind, name) for kind, folder in FOLDERS.items() for name in config_names(folder)]
@@ -100,3 +109,14 @@ def test_a_setting_that_does_not_exist_is_refused_with_the_close_one() -> None:
 
 def test_unknown_lists_everything_when_nothing_is_close() -> None:
     assert unknown("verb", "xyz", ["encode", "decode"]) == "no verb 'xyz'; there are: encode, decode"
+
+
+def test_presets_that_are_each_others_base_are_an_error_that_shows_the_circle() -> None:
+    presets: dict[str, dict[str, Any]] = {"a": {"base": "b"}, "b": {"base": "a"}}
+    with pytest.raises(ValueError, match="b -> a -> b"):
+        merge_base(presets["a"], presets.__getitem__)
+
+
+def test_broken_yaml_is_an_error_that_names_the_file() -> None:
+    with pytest.raises(ValueError, match=r"mine\.yaml: expected YAML"):
+        parse_yaml("a: [1, 2", "mine.yaml")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import vistok
 from vistok.protocols import Budget, Pruner
-from vistok.tokens import Selection, TokenSpec, TokenTensor, grid_coords
+from vistok.rows import grid_coords
+from vistok.tokens import Selection, TokenSpec, TokenTensor
 
 LENGTHS, SLOTS, WIDTH = (9, 4, 0, 12, 1), 12, 6
 Context = dict[str, Any]

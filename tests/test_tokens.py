@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vistok.tokens import Assignment, Packed, Selection, TokenSpec, TokenTensor, grid_coords, take_rows
+from vistok.rows import grid_coords, take_rows
+from vistok.tokens import Assignment, Packed, Selection, TokenSpec, TokenTensor
 
 SPEC = TokenSpec("toy", dim=1, codebook_sizes=(100,), grid=(1, 4), patch=8, image_size=(8, 32))
 NAN = float("nan")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vistok.tokens import Assignment, Selection, TokenSpec, TokenTensor, grid_coords
+from vistok.rows import grid_coords
+from vistok.tokens import Assignment, Selection, TokenSpec, TokenTensor
 
 SPEC = TokenSpec("toy", dim=4, codebook_sizes=(64,), grid=(2, 3), patch=8, image_size=(16, 24))
 

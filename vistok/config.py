@@ -61,18 +61,39 @@ def read_yaml(folder: str, name: str) -> dict[str, Any]:
     path = config_dir(folder).joinpath(f"{name}.yaml")
     if not path.is_file():
         raise KeyError(unknown(f"configs/{folder} name", name, config_names(folder)))
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return parse_yaml(path.read_text(encoding="utf-8"), f"configs/{folder}/{name}.yaml")
+
+
+def parse_yaml(text: str, owner: str) -> dict[str, Any]:
+    """The mapping in a YAML text. Raises: ValueError, beginning with `owner`, if it is none."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{owner}: expected YAML, got {error}") from error
     if not isinstance(raw, dict):
-        raise ValueError(f"configs/{folder}/{name}.yaml: expected a mapping, got {type(raw).__name__}")
+        raise ValueError(f"{owner}: expected a mapping, got {type(raw).__name__}")
     return raw
 
 
 def merge_base(raw: dict[str, Any], read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """Resolve `base:` (one parent) by deep merge, the child's values first."""
-    if "base" not in raw:
-        return raw
-    child = {key: value for key, value in raw.items() if key != "base"}
-    return deep_merge(merge_base(read(raw["base"]), read), child)
+    """Resolve `base:` (one parent each) by deep merge, the child's values first.
+
+    Raises: ValueError if a preset is its own ancestor.
+    """
+    chain: list[dict[str, Any]] = [raw]
+    seen: list[str] = []
+    while "base" in chain[-1]:
+        parent = chain[-1]["base"]
+        if parent in seen:
+            raise ValueError(
+                f"base: expected presets that end somewhere, got the circle {' -> '.join([*seen, parent])}"
+            )
+        seen.append(parent)
+        chain.append(read(parent))
+    merged: dict[str, Any] = {}
+    for preset in reversed(chain):
+        merged = deep_merge(merged, {key: value for key, value in preset.items() if key != "base"})
+    return merged
 
 
 def deep_merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,16 @@
 Axes: B items, N token slots, K kept slots, D width, Q codebooks, A coordinate axes, T valid tokens of a whole batch.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils.data._utils.collate import default_collate_fn_map
 
-ORDERS = ("raster", "1d", "causal-1d")
+from vistok.rows import has_values, is_readable, leaders, pad_slots, scatter_rows, shape_of, take_rows, weighted_mean
+from vistok.token_checks import check_selection, check_slots, check_tokens
+from vistok.torch_registration import register_with_torch
 
 
 class Selection(NamedTuple):
@@ -86,29 +85,26 @@ class TokenTensor:
     sizes: Tensor | None = None
 
     @property
-    def _anchor(self) -> Tensor:
+    def anchor(self) -> Tensor:
+        """The field that tells B, N and the device: `embeds`, or `indices` where there are none."""
         anchor = self.embeds if self.embeds is not None else self.indices
         if anchor is None:
             raise ValueError("TokenTensor: expected embeds or indices, got neither; pass at least one of them")
         return anchor
 
-    @property
-    def _batch(self) -> int:
-        return self._anchor.shape[0]
-
     def __len__(self) -> int:
-        # Python forces an int here, so code that is exported with a dynamic B reads `_batch` instead.
-        return self._batch
+        # Python forces an int here, so code that is exported with a dynamic B reads `anchor.shape[0]` instead.
+        return self.anchor.shape[0]
 
     @property
     def num_slots(self) -> int:
         """N, padding included."""
-        return self._anchor.shape[1]
+        return self.anchor.shape[1]
 
     @property
     def device(self) -> torch.device:
         """Device of the tokens."""
-        return self._anchor.device
+        return self.anchor.device
 
     @property
     def mask(self) -> Tensor:
@@ -121,7 +117,7 @@ class TokenTensor:
         """[B] int64 valid tokens, N where `lengths` is None."""
         if self.lengths is not None:
             return self.lengths
-        return torch.full((self._batch,), self.num_slots, dtype=torch.int64, device=self.device)
+        return torch.full((self.anchor.shape[0],), self.num_slots, dtype=torch.int64, device=self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are present, `lengths` included, by name."""
@@ -136,60 +132,14 @@ class TokenTensor:
 
         Raises: ValueError naming the field, what was expected and what was given.
         """
-        if self._anchor.ndim < 2:
-            raise ValueError(f"TokenTensor: expected embeds [B, N, D] or indices [B, N], got {_shape(self._anchor)}")
-        batch, slots = self._anchor.shape[:2]
-        for name, value in self.tensors().items():
-            if value.device != self.device:
-                raise ValueError(f"TokenTensor.{name}: expected device {self.device}, got {value.device}")
-        for name, value in self.token_tensors().items():
-            ranks, kind = _FIELD_RULES[name]
-            if value.ndim not in ranks or value.shape[:2] != (batch, slots):
-                raise ValueError(
-                    f"TokenTensor.{name}: expected {_EXPECTED[name]} with B={batch}, N={slots}, got {_shape(value)}"
-                )
-            if not kind(value.dtype):
-                raise ValueError(f"TokenTensor.{name}: expected {_EXPECTED[name]}, got dtype {value.dtype}")
-        if self.lengths is not None:
-            if self.lengths.shape != (batch,) or self.lengths.dtype != torch.int64:
-                raise ValueError(
-                    f"TokenTensor.lengths: expected [B] int64 with B={batch}, got {_shape(self.lengths)} "
-                    f"{self.lengths.dtype}"
-                )
-            if batch and not bool(((self.lengths >= 0) & (self.lengths <= slots)).all()):
-                raise ValueError(f"TokenTensor.lengths: expected values in 0..{slots}, got {self.lengths.tolist()}")
-        self._check_spec()
+        check_tokens(self)
         return self
 
-    def _check_spec(self) -> None:
-        spec = self.spec
-        for name in ("codebook_sizes", "grid", "image_size"):
-            if not isinstance(getattr(spec, name), tuple):
-                raise ValueError(f"TokenSpec.{name}: expected a tuple, got {getattr(spec, name)!r}")
-        if spec.order not in ORDERS:
-            raise ValueError(f"TokenSpec.order: expected one of {ORDERS}, got {spec.order!r}")
-        if self.embeds is not None and spec.dim and self.embeds.shape[2] != spec.dim:
-            raise ValueError(f"TokenTensor.embeds: expected width {spec.dim} (spec.dim), got {_shape(self.embeds)}")
-        if self.indices is None:
-            return
-        books = len(spec.codebook_sizes)
-        found = 1 if self.indices.ndim == 2 else self.indices.shape[2]
-        if books and found != books:
-            raise ValueError(f"TokenTensor.indices: expected {books} codebooks (spec), got {_shape(self.indices)}")
-        if books and self.indices.numel():
-            ids = self.indices.reshape(*self.indices.shape[:2], found)[self.mask]
-            sizes = torch.tensor(spec.codebook_sizes, device=ids.device)
-            if bool(((ids < 0) | (ids >= sizes)).any()):
-                raise ValueError(
-                    f"TokenTensor.indices: expected ids in 0..K-1 for codebooks of K={spec.codebook_sizes}, got "
-                    f"{int(ids.min())}..{int(ids.max())}"
-                )
-
     def __repr__(self) -> str:
-        parts = [f"{name}{_shape(value)}" for name, value in self.token_tensors().items()]
+        parts = [f"{name}{shape_of(value)}" for name, value in self.token_tensors().items()]
         if self.lengths is not None:
-            known = _has_values(self.lengths) and self.lengths.numel()
-            span = f" {int(self.lengths.min())}..{int(self.lengths.max())}" if known else _shape(self.lengths)
+            known = has_values(self.lengths) and self.lengths.numel()
+            span = f" {int(self.lengths.min())}..{int(self.lengths.max())}" if known else shape_of(self.lengths)
             parts.append(f"lengths{span}")
         spec = f"{self.spec.name} {'x'.join(map(str, self.spec.grid))} {self.spec.order}"
         return f"TokenTensor({', '.join(parts)}; {spec})"
@@ -201,7 +151,7 @@ class TokenTensor:
         slots that do not exist, or if the other fields do not fit.
         """
         index = selection.index
-        self._check_selection(selection)
+        check_selection(self, selection)
         taken: dict[str, Any] = {name: take_rows(value, index) for name, value in self.token_tensors().items()}
         if self.source is None:
             taken["source"] = index
@@ -212,33 +162,14 @@ class TokenTensor:
             lengths = self.lengths.clamp(max=index.shape[1])
         return replace(self, **taken, lengths=lengths)
 
-    def _check_selection(self, selection: Selection) -> None:
-        index, lengths, scores = selection
-        if index.ndim != 2 or index.shape[0] != self._batch or index.dtype != torch.int64:
-            raise ValueError(
-                f"Selection.index: expected [B, K] int64 with B={self._batch}, got {_shape(index)} {index.dtype}"
-            )
-        # A slot of the flattened rows that is out of range would silently be a token of another item.
-        if _is_readable(index) and index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.num_slots:
-            raise ValueError(
-                f"Selection.index: expected slots in 0..N-1 with N={self.num_slots}, got "
-                f"{int(index.min())}..{int(index.max())}"
-            )
-        if lengths is not None and (lengths.shape != index.shape[:1] or lengths.dtype != torch.int64):
-            raise ValueError(
-                f"Selection.lengths: expected [B] int64 with B={self._batch}, got {_shape(lengths)} {lengths.dtype}"
-            )
-        if scores is not None and scores.shape != self._anchor.shape[:2]:
-            raise ValueError(f"Selection.scores: expected [B, N] {_shape(self._anchor[..., 0])}, got {_shape(scores)}")
-
     def keep(self, mask: Tensor) -> Self:
         """Move the valid tokens where `mask` [B, N] bool is True to the front, order unchanged; N stays.
 
         Raises: ValueError if `mask` is not [B, N] bool.
         """
-        if mask.dtype != torch.bool or mask.shape != self._anchor.shape[:2]:
+        if mask.dtype != torch.bool or mask.shape != self.anchor.shape[:2]:
             raise ValueError(
-                f"keep: expected a bool mask {list(self._anchor.shape[:2])}, got {_shape(mask)} {mask.dtype}"
+                f"keep: expected a bool mask {list(self.anchor.shape[:2])}, got {shape_of(mask)} {mask.dtype}"
             )
         mask = mask & self.mask
         index = torch.sort((~mask).to(torch.int8), dim=1, stable=True).indices
@@ -250,11 +181,11 @@ class TokenTensor:
         Raises: ValueError if `budget` is negative or not [B] integers.
         """
         if isinstance(budget, Tensor):
-            if budget.shape != (self._batch,) or budget.is_floating_point():
+            if budget.shape != (self.anchor.shape[0],) or budget.is_floating_point():
                 raise ValueError(
-                    f"truncate: expected lengths [B] int64 with B={self._batch}, got {_shape(budget)} {budget.dtype}"
+                    f"truncate: expected lengths [B] int64 with B={len(self)}, got {shape_of(budget)} {budget.dtype}"
                 )
-            if _is_readable(budget) and bool((budget < 0).any()):
+            if is_readable(budget) and bool((budget < 0).any()):
                 raise ValueError(f"truncate: expected lengths >= 0, got {budget.tolist()}")
             return replace(self, lengths=torch.minimum(self.valid_lengths, budget.to(self.device, torch.int64)))
         if budget < 0:
@@ -279,24 +210,26 @@ class TokenTensor:
         [B, N] int64 or (on the CPU, outside of compiled graphs) has slots out of range or unused ones between others.
         """
         slot, count = assignment
-        if slot.dtype != torch.int64 or slot.shape != self._anchor.shape[:2]:
+        if slot.dtype != torch.int64 or slot.shape != self.anchor.shape[:2]:
             raise ValueError(
-                f"Assignment.slot: expected int64 {list(self._anchor.shape[:2])}, got {_shape(slot)} {slot.dtype}"
+                f"Assignment.slot: expected int64 {list(self.anchor.shape[:2])}, got {shape_of(slot)} {slot.dtype}"
             )
         if self.num_slots == 0:  # an empty slot needs some row to stand for its coords and source
-            padded: dict[str, Any] = {name: _pad_slots(value, 1) for name, value in self.token_tensors().items()}
+            padded: dict[str, Any] = {name: pad_slots(value, 1) for name, value in self.token_tensors().items()}
             lengths = torch.zeros_like(self.valid_lengths)
-            return replace(self, **padded, lengths=lengths).merge(Assignment(slot.new_zeros(self._batch, 1), count))
+            return replace(self, **padded, lengths=lengths).merge(
+                Assignment(slot.new_zeros(self.anchor.shape[0], 1), count)
+            )
         slot = torch.where(self.mask & (slot >= 0), slot, count)  # one slot more, thrown away below
         sizes = self.sizes if self.sizes is not None else torch.ones_like(slot, dtype=torch.float32)
-        if _is_readable(slot):
-            _check_slots(slot, count)
-        total = _scatter(sizes, slot, count, "sum")
-        leader = _leader(sizes, slot, count)
+        if is_readable(slot):
+            check_slots(slot, count)
+        total = scatter_rows(sizes, slot, count, "sum")
+        leader = leaders(sizes, slot, count)
         merged: dict[str, Any] = {"sizes": total, "lengths": (total > 0).sum(dim=1)}
         for name, value in self.token_tensors().items():
             if name in ("embeds", "scores"):
-                merged[name] = _weighted_mean(value, sizes, total, slot)
+                merged[name] = weighted_mean(value, sizes, total, slot)
             elif name != "sizes":
                 merged[name] = take_rows(value, leader)
         if self.source is None:
@@ -325,7 +258,7 @@ class TokenTensor:
         for name, value in packed.values.items():
             if value.shape[0] != total:
                 raise ValueError(
-                    f"Packed.values[{name!r}]: expected T={total} tokens (cu_seqlens, max_len), got {_shape(value)}"
+                    f"Packed.values[{name!r}]: expected T={total} tokens (cu_seqlens, max_len), got {shape_of(value)}"
                 )
             out = value.new_zeros((len(lengths), packed.max_len, *value.shape[1:]))
             padded[name] = out.masked_scatter(mask.reshape(mask.shape + (1,) * (value.ndim - 1)), value)
@@ -371,7 +304,7 @@ class TokenTensor:
         names = {name for item in items for name in item.token_tensors()}
         ragged = any(item.lengths is not None or item.num_slots != longest for item in items)
         joined: dict[str, Any] = {
-            name: torch.cat([_pad_slots(item._filled(name), longest) for item in items])
+            name: torch.cat([pad_slots(item._filled(name), longest) for item in items])
             for name in _TENSOR_FIELDS
             if name in names
         }
@@ -387,7 +320,7 @@ class TokenTensor:
         value: Tensor | None = getattr(self, name)
         if value is not None:
             return value
-        shape = self._anchor.shape[:2]
+        shape = self.anchor.shape[:2]
         if name == "source":
             return torch.arange(shape[1], device=self.device).expand(shape)
         if name == "sizes":
@@ -426,7 +359,7 @@ class TokenTensor:
         Raises: TypeError for anything else (an int would lose the batch axis: use a slice).
         """
         if not isinstance(rows, slice | Tensor) or (isinstance(rows, Tensor) and rows.ndim != 1):
-            given = _shape(rows) if isinstance(rows, Tensor) else type(rows).__name__
+            given = shape_of(rows) if isinstance(rows, Tensor) else type(rows).__name__
             raise TypeError(f"TokenTensor[...]: expected a slice, [M] int64 or [B] bool, got {given}")
         return self.map(lambda value: value[rows])
 
@@ -437,55 +370,6 @@ class TokenTensor:
 
 
 _TENSOR_FIELDS = tuple(field.name for field in fields(TokenTensor) if field.name != "spec")
-_EXPECTED = {
-    "embeds": "[B, N, D] floating",
-    "indices": "[B, N] or [B, N, Q] int64",
-    "coords": "[B, N, A] int32",
-    "scores": "[B, N] float32",
-    "source": "[B, N] int64",
-    "sizes": "[B, N] float32",
-}
-_FIELD_RULES: dict[str, tuple[tuple[int, ...], Callable[[torch.dtype], bool]]] = {
-    "embeds": ((3,), lambda dtype: dtype.is_floating_point),
-    "indices": ((2, 3), lambda dtype: dtype == torch.int64),
-    "coords": ((3,), lambda dtype: dtype == torch.int32),
-    "scores": ((2,), lambda dtype: dtype == torch.float32),
-    "source": ((2,), lambda dtype: dtype == torch.int64),
-    "sizes": ((2,), lambda dtype: dtype == torch.float32),
-}
-
-
-def take_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Gather rows [B, N, ...] by index [B, K] int64 -> [B, K, ...]; differentiable in `values`."""
-    batch, slots = values.shape[:2]
-    # index_select on flattened rows is several times faster than gather with an expanded index.
-    flat = (index + torch.arange(batch, device=index.device)[:, None] * slots).reshape(-1)
-    return values.reshape(batch * slots, *values.shape[2:])[flat].reshape(*index.shape, *values.shape[2:])
-
-
-def grid_coords(rows: int, cols: int, batch: int = 1, device: torch.device | None = None) -> Tensor:
-    """(row, col) of every cell of a grid in raster order: [batch, rows*cols, 2] int32."""
-    row, col = torch.meshgrid(
-        torch.arange(rows, dtype=torch.int32, device=device),
-        torch.arange(cols, dtype=torch.int32, device=device),
-        indexing="ij",
-    )
-    return torch.stack([row, col], dim=-1).reshape(1, rows * cols, 2).expand(batch, -1, -1)
-
-
-def _shape(value: Any) -> str:
-    return str(list(value.shape)) if isinstance(value, Tensor) else f"({type(value).__name__})"
-
-
-def _has_values(value: Any) -> bool:
-    """False for what pytree, fake, meta, vmap and compiler code puts in a tensor's place."""
-    plain = type(value) is Tensor and value.device.type != "meta" and not torch.compiler.is_compiling()
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(value)
-
-
-def _is_readable(value: Tensor) -> bool:
-    """Whether a check of its values costs neither a graph break nor a device synchronisation."""
-    return _has_values(value) and value.device.type == "cpu"
 
 
 def _move(value: Tensor, cast: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -499,87 +383,4 @@ def _move(value: Tensor, cast: bool, args: tuple[Any, ...], kwargs: dict[str, An
     return value.to(*own, **named)
 
 
-def _pad_slots(value: Tensor, slots: int) -> Tensor:
-    if value.shape[1] == slots:
-        return value
-    padding = value.new_zeros((value.shape[0], slots - value.shape[1], *value.shape[2:]))
-    return torch.cat([value, padding], dim=1)
-
-
-def _scatter(values: Tensor, slot: Tensor, count: int, how: str) -> Tensor:
-    out = values.new_zeros((values.shape[0], count + 1, *values.shape[2:]))
-    index = slot.reshape(slot.shape + (1,) * (values.ndim - 2)).expand(values.shape)
-    return out.scatter_reduce(1, index, values, how, include_self=False)[:, :count]
-
-
-def _weighted_mean(values: Tensor, sizes: Tensor, total: Tensor, slot: Tensor) -> Tensor:
-    wide = torch.promote_types(values.dtype, torch.float32)  # bfloat16 counts to 256 only
-    trailing = (1,) * (values.ndim - 2)
-    weighted = values.to(wide) * sizes.reshape(sizes.shape + trailing)
-    summed = _scatter(weighted, slot, total.shape[1], "sum")
-    return (summed / total.clamp(min=1e-12).reshape(total.shape + trailing)).to(values.dtype)
-
-
-def _check_slots(slot: Tensor, count: int) -> None:
-    """slot [B, N] int64 in 0..count, `count` = dropped."""
-    highest = int(slot.max()) if slot.numel() else 0
-    if highest > count:
-        raise ValueError(f"Assignment.slot: expected slots in -1..{count - 1} (count={count}), got {highest}")
-    used = torch.zeros(slot.shape[0], count + 1, dtype=torch.bool).scatter_(1, slot, True)[:, :count]
-    if bool((used[:, 1:] > used[:, :-1]).any()):
-        raise ValueError(
-            "Assignment.slot: expected the slots in use to be 0..k-1 for each item, got unused ones between"
-        )
-
-
-def _leader(sizes: Tensor, slot: Tensor, count: int) -> Tensor:
-    """Position [B, count] of the largest token of each slot, the lowest among equals, 0 for empty slots."""
-    largest = torch.nn.functional.pad(_scatter(sizes, slot, count, "amax"), (0, 1))
-    position = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
-    wins = sizes == largest.gather(1, slot)
-    return _scatter(position.where(wins, slot.shape[1]), slot, count, "amin").clamp(max=max(slot.shape[1] - 1, 0))
-
-
-def _flatten(tokens: TokenTensor) -> tuple[list[Any], Any]:
-    present = tuple(name for name in _TENSOR_FIELDS if getattr(tokens, name) is not None)
-    return [getattr(tokens, name) for name in present], (present, tokens.spec)
-
-
-def _flatten_with_keys(tokens: TokenTensor) -> tuple[list[tuple[Any, Any]], Any]:
-    values, context = _flatten(tokens)
-    return [(pytree.GetAttrKey(name), value) for name, value in zip(context[0], values, strict=True)], context
-
-
-def _unflatten(values: Any, context: Any) -> TokenTensor:
-    names, spec = context
-    return TokenTensor(spec=spec, **dict(zip(names, values, strict=True)))
-
-
-def _dump_context(context: Any) -> str:
-    return json.dumps([context[0], asdict(context[1])])
-
-
-def _load_context(dumped: str) -> Any:
-    names, spec = json.loads(dumped)
-    # JSON has no tuples, and a spec with lists is neither hashable nor equal to the one that was saved.
-    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
-    return tuple(names), TokenSpec(**settings)
-
-
-def _collate(items: Sequence[TokenTensor], *, collate_fn_map: Any = None) -> TokenTensor:
-    return TokenTensor.cat(items)
-
-
-pytree.register_pytree_node(
-    TokenTensor,
-    _flatten,
-    _unflatten,
-    serialized_type_name="vistok.TokenTensor",
-    to_dumpable_context=_dump_context,
-    from_dumpable_context=_load_context,
-    flatten_with_keys_fn=_flatten_with_keys,
-)
-for _record in (Selection, Assignment, Packed):
-    pytree._register_namedtuple(_record, serialized_type_name=f"vistok.{_record.__name__}")
-default_collate_fn_map[TokenTensor] = _collate
-torch.serialization.add_safe_globals([TokenTensor, TokenSpec])
+register_with_torch(TokenTensor, TokenSpec, _TENSOR_FIELDS, (Selection, Assignment, Packed))

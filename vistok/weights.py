@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -66,16 +69,15 @@ def stored_settings(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a weight file by name; a single nested mapping under model, ema or state_dict is entered.
 
-    Raises: ValueError for an unknown suffix or a file that holds no tensors.
+    Raises: ValueError for an unknown suffix, a damaged file, one that holds code, or one that holds no tensors.
     """
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     if path.suffix not in _FILES:
         raise ValueError(f"{path}: expected one of {', '.join(_FILES)}, got {path.suffix or 'no suffix'}")
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = _load(path)
+    except (SafetensorError, UnpicklingError, BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: expected a whole file of plain tensors, got {reason}") from error
     for key in ("ema", "model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -83,6 +85,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path}: expected a mapping of tensors, found none")
     return tensors
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npz":
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:

@@ -153,6 +153,14 @@ def example(
     return src, photos, mode, shard_samples, budgets
 
 
+@pytest.mark.parametrize(("line", "expected"), [("", False), ("--again", True), ("--again false", False)])
+def test_a_bare_flag_is_true(line: str, expected: bool) -> None:
+    def f(*, again: bool = False) -> bool:
+        return again
+
+    assert run("x", f, line.split()) is expected
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

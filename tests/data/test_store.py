@@ -18,7 +18,8 @@ from vistok.data.plan import EncodeSettings
 from vistok.data.shard import Sample, read_commit, shard_files, stored_columns, write_shard
 from vistok.data.store import TokenStore
 from vistok.data.verify import verify_store
-from vistok.tokens import TokenSpec, TokenTensor, grid_coords
+from vistok.rows import grid_coords
+from vistok.tokens import TokenSpec, TokenTensor
 
 
 def _write(root: Path, shards: list[list[TokenTensor]], columns: dict[str, str]) -> Path:

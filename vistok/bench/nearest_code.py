@@ -1,8 +1,10 @@
 """Nearest-code search against vector-quantize-pytorch's eval pass and torch.cdist, at sizes of public tokenizers."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
+from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
 from vistok.bench.timing import Timing, in_turn
@@ -23,15 +25,15 @@ def run(rounds: int = 7) -> Iterator[tuple[str, list[Timing]]]:
         codebook = torch.randn(codes, width, generator=generator)
         peer = VectorQuantize(width, codes).eval()
         peer.codebook = codebook
+        candidates = {
+            "vistok": partial(nearest_code, x, codebook),
+            "vector-quantize-pytorch": partial(peer, x[None]),
+            "torch.cdist": partial(_cdist, x, codebook),
+        }
         with torch.inference_mode():
-            yield (
-                name,
-                in_turn(
-                    {
-                        "vistok": lambda x=x, codebook=codebook: nearest_code(x, codebook),
-                        "vector-quantize-pytorch": lambda x=x, peer=peer: peer(x[None]),
-                        "torch.cdist": lambda x=x, codebook=codebook: torch.cdist(x, codebook).argmin(1),
-                    },
-                    rounds,
-                ),
-            )
+            timings = in_turn(candidates, rounds)
+        yield name, timings
+
+
+def _cdist(x: Tensor, codebook: Tensor) -> Tensor:
+    return torch.cdist(x, codebook).argmin(1)

@@ -46,10 +46,11 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
     """Rewrite a command line to what jsonargparse takes, which knows fewer ways to write one.
 
     Leading words fill the function's parameters in order, those with a default too (keyword-only ones never); a list
-    takes all words that follow; `--two-words` is the parameter two_words.
+    takes all words that follow; a bare `--flag` is true; `--two-words` is the parameter two_words.
     """
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    lists = {name for name, hint in get_type_hints(function).items() if _is_list(hint)}
+    hints = get_type_hints(function)
+    lists = {name for name, hint in hints.items() if _is_list(hint)}
     words, rest = _split(args)
     positional, options = [], []
     for parameter in parameters:
@@ -68,7 +69,9 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
         name = head.removeprefix("--").replace("-", "_")
         option = f"--{name}{dot}{tail}" if head.startswith("--") else option
         following, rest = _split(rest[1:])
-        if name in lists and not dot and (equals or following):
+        if hints.get(name) is bool and not equals and not following:
+            options.append(f"{option}=true")
+        elif name in lists and not dot and (equals or following):
             options.append(f"{option}={_as_list([value, *following] if equals else following)}")
         else:
             options += [option + equals + value, *following]

@@ -49,9 +49,7 @@ def decode(
     files = [folder / name for name in picture_names(tokens.keys)]
     there = [file for file in files if file.exists()]
     if there and not overwrite:
-        raise FileExistsError(
-            f"{there[0]} exists ({len(there)} such files); choose another folder or give --overwrite true"
-        )
+        raise FileExistsError(f"{there[0]} exists ({len(there)} such files); choose another folder or give --overwrite")
     with image_progress() as progress, torch.inference_mode():
         task = progress.add_task("decoding", total=len(tokens))
         for samples in _batches(tokens, batch):

@@ -6,11 +6,10 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vistok.config import check_settings, merge_base, read_yaml
+from vistok.config import check_settings, merge_base, parse_yaml, read_yaml
 
 
 def train(
@@ -53,7 +52,7 @@ def train(
 def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"), recipe)
     else:
         raw = read_yaml("train", recipe)
     settings = merge_base(raw, lambda parent: read_yaml("train", parent))

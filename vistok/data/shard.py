@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vistok.tokens import TokenSpec, TokenTensor, grid_coords
+from vistok.rows import grid_coords
+from vistok.tokens import TokenSpec, TokenTensor
 
 FORMAT_VERSION = 1
 # How the fields of a TokenTensor other than indices and embeds are stored; those two follow the plan.

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from vistok.data.plan import tokenizer_fingerprint
 from vistok.data.shard import FORMAT_VERSION, ShardFiles, read_commit, shard_files, spec_from_header
 from vistok.protocols import Tokenizer
-from vistok.tokens import TokenTensor, grid_coords
+from vistok.rows import grid_coords
+from vistok.tokens import TokenTensor
 
 IntArray = np.ndarray[Any, np.dtype[np.integer[Any]]]
 

@@ -18,7 +18,8 @@ from vistok.layers.normalizer import LatentNormalizer, NormalizedLatent, RawLate
 from vistok.layers.preprocess import Preprocess
 from vistok.protocols import Quantized
 from vistok.registry import create, register
-from vistok.tokens import TokenSpec, TokenTensor, grid_coords
+from vistok.rows import grid_coords
+from vistok.tokens import TokenSpec, TokenTensor
 
 
 class Reconstruction(NamedTuple):
@@ -62,9 +63,10 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         self.patch = patch
         self.kl_weight = kl_weight
         self.preprocess = Preprocess(**(preprocess or {}))
-        self.quantizer: Any = None if quantizer is None else create("quantizer", **_named(quantizer))
+        made: Any = None if quantizer is None else create("quantizer", **_named(quantizer))
+        self.quantizer = made
         self.normalizer = None if latent_channels is None else LatentNormalizer(latent_channels)
-        self.dim: int = self.quantizer.dim if latent_channels is None else latent_channels
+        self.dim: int = made.dim if latent_channels is None else latent_channels
         dim = self.dim
         moments = dim if self.quantizer is not None else 2 * dim
         self.encoder = nn.Sequential(
