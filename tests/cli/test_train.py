@@ -36,7 +36,7 @@ def test_a_recipe_file_trains_to_a_model_and_reports_its_numbers(folder):
 def test_a_recipe_may_build_on_a_preset(folder):
     (folder / "child.yaml").write_text("base: vq_nano\n" + RECIPE.replace("method: autoencoder\n", ""))
     train(str(folder / "child.yaml"), str(folder / "run"), photos=[str(folder)])
-    assert json.loads((folder / "run" / "config.json").read_text())["losses"] == {"rmse": 1.0}
+    assert json.loads((folder / "run" / "config.json").read_text())["losses"] == {"l2": 1.0}
 
 
 def test_unknown_settings_and_missing_pictures_are_errors_that_say_what_to_do(folder):
