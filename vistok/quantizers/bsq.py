@@ -1,91 +1,28 @@
 """Binary spherical quantization: signs of a unit vector, so the codes lie on the sphere too (arXiv:2406.07548).
 
-u = z/|z|, code = sign(u)/sqrt(D) with sign(0) = -1, K = 2^D; commitment = mean (u - sg code)^2;
-entropy = g_s H_s - g_b H_b of p(code | u) = softmax(2 u.c / T), as in lfq.py but with the scaled codes.
-The gradient passes straight through to u, and from there through the normalisation to z.
+u = z/|z|, code = sign(u)/sqrt(D) with sign(0) = -1, K = 2^D; the rest is LFQ with u in place of z: commitment =
+mean (u - sg code)^2, entropy terms of softmax(2 u.c / T) with the scaled codes. The gradient passes straight through
+to u, and from there through the normalisation to z.
 """
 
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vistok.ops.bits import bit_weights, mean_code_entropy, pack_bits, sample_code_entropy, unpack_bits
-from vistok.ops.check_ids import check_ids
-from vistok.ops.code_usage import batch_usage
-from vistok.ops.straight_through import straight_through, unit_vectors
-from vistok.ops.valid_rows import padded, valid_rows
-from vistok.protocols import Quantized
+from vistok.ops.straight_through import unit_vectors
+from vistok.quantizers.lfq import LFQ
 from vistok.registry import register
 
 
 @register
-class BSQ(nn.Module):
-    """2^dim sign codes of length 1 and width dim. Entropy terms are computed in training only."""
+class BSQ(LFQ):
+    """2^dim sign codes of length 1 and width dim; settings as LFQ."""
 
-    cannot: frozenset[str] = frozenset()
+    @property
+    def magnitude(self) -> float:
+        """1 / sqrt(D): codes have length 1."""
+        return 1 / math.sqrt(self.dim)
 
-    def __init__(
-        self,
-        dim: int = 18,
-        *,
-        bit_order: str = "msb",
-        commitment_weight: float = 0.25,
-        entropy_weight: float = 0.1,
-        sample_entropy_weight: float = 1.0,
-        batch_entropy_weight: float = 1.0,
-        temperature: float = 0.01,
-        entropy_group: int = 9,
-    ) -> None:
-        """bit_order: "msb" = channel 0 is the highest bit, "lsb" = the lowest. temperature: T of the entropy terms.
-
-        entropy_group: bits whose joint distribution H_b looks at; memory 2^entropy_group.
-        Raises: ValueError for a dim outside 1..62, an unknown bit order, a temperature or group that is not positive.
-        """
-        super().__init__()
-        bit_weights(dim, bit_order)
-        if temperature <= 0 or entropy_group < 1:
-            raise ValueError(
-                f"bsq: expected temperature > 0 and entropy_group >= 1, got {temperature} and {entropy_group}"
-            )
-        self.dim = dim
-        self.codebook_sizes: tuple[int, ...] = (2**dim,)
-        self.bit_order = bit_order
-        self.commitment_weight = commitment_weight
-        self.entropy_weight = entropy_weight
-        self.sample_entropy_weight = sample_entropy_weight
-        self.batch_entropy_weight = batch_entropy_weight
-        self.temperature = temperature
-        self.entropy_group = entropy_group
-
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """z [..., D], mask [...] bool -> Quantized; embeds of length 1."""
-        with torch.autocast(z.device.type, enabled=False):
-            rows = valid_rows("bsq", z, self.dim, mask).float()
-            # Signs come from z itself: dividing by the length can only lose the sign of a tiny channel.
-            bits = rows > 0
-            units = unit_vectors(rows)
-            codes = self._codes(bits)
-            ids = pack_bits(bits, self.bit_order)
-            commitment = (units - codes).square().sum() / max(rows.numel(), 1)
-            loss = self.commitment_weight * commitment
-            stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
-            if self.training:
-                logits = 4 / (self.temperature * math.sqrt(self.dim)) * units
-                sample, batch = sample_code_entropy(logits), mean_code_entropy(logits, self.entropy_group)
-                entropy = self.sample_entropy_weight * sample - self.batch_entropy_weight * batch
-                loss = loss + self.entropy_weight * entropy
-                stats |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}
-            embeds = straight_through(units, codes).to(z.dtype)
-        lead = z.shape[:-1]
-        return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, stats)
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """ids [...] int64 -> codes [..., D] float32, zero where the id is -1. Raises: ValueError for other ids."""
-        check_ids("bsq", indices, self.codebook_sizes[0])
-        codes = self._codes(unpack_bits(indices, self.dim, self.bit_order))
-        return codes.where(indices.unsqueeze(-1) >= 0, 0.0)
-
-    def _codes(self, bits: Tensor) -> Tensor:
-        length = 1 / math.sqrt(self.dim)
-        return torch.where(bits, length, -length)
+    def _vectors(self, rows: Tensor) -> Tensor:
+        # Signs are read from z itself: dividing by the length can only lose the sign of a tiny channel.
+        return unit_vectors(rows)

@@ -45,7 +45,7 @@ class LFQ(nn.Module):
         bit_weights(dim, bit_order)
         if temperature <= 0 or entropy_group < 1:
             raise ValueError(
-                f"lfq: expected temperature > 0 and entropy_group >= 1, got {temperature} and {entropy_group}"
+                f"{self._owner}: expected temperature > 0 and entropy_group >= 1, got {temperature} and {entropy_group}"
             )
         self.dim = dim
         self.codebook_sizes: tuple[int, ...] = (2**dim,)
@@ -58,27 +58,44 @@ class LFQ(nn.Module):
         self.entropy_group = entropy_group
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """z [..., D], mask [...] bool -> Quantized; embeds are -1 or 1, gradients straight through."""
+        """z [..., D], mask [...] bool -> Quantized; embeds are -magnitude or magnitude, gradients straight through."""
         with torch.autocast(z.device.type, enabled=False):
-            rows = valid_rows("lfq", z, self.dim, mask).float()
+            rows = valid_rows(self._owner, z, self.dim, mask).float()
             bits = rows > 0
-            codes = torch.where(bits, 1.0, -1.0)
+            vectors = self._vectors(rows)
+            codes = self._codes(bits)
             ids = pack_bits(bits, self.bit_order)
-            commitment = (rows - codes).square().sum() / max(rows.numel(), 1)
+            commitment = (vectors - codes).square().sum() / max(rows.numel(), 1)
             loss = self.commitment_weight * commitment
             stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
             if self.training:
-                logits = 4 / self.temperature * rows
+                logits = 4 * self.magnitude / self.temperature * vectors
                 sample, batch = sample_code_entropy(logits), mean_code_entropy(logits, self.entropy_group)
                 entropy = self.sample_entropy_weight * sample - self.batch_entropy_weight * batch
                 loss = loss + self.entropy_weight * entropy
                 stats |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}
-            embeds = straight_through(rows, codes).to(z.dtype)
+            embeds = straight_through(vectors, codes).to(z.dtype)
         lead = z.shape[:-1]
         return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, stats)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """ids [...] int64 -> codes [..., D] float32, zero where the id is -1. Raises: ValueError for other ids."""
-        check_ids("lfq", indices, self.codebook_sizes[0])
-        codes = torch.where(unpack_bits(indices, self.dim, self.bit_order), 1.0, -1.0)
+        check_ids(self._owner, indices, self.codebook_sizes[0])
+        codes = self._codes(unpack_bits(indices, self.dim, self.bit_order))
         return codes.where(indices.unsqueeze(-1) >= 0, 0.0)
+
+    @property
+    def magnitude(self) -> float:
+        """Absolute value of every channel of a code."""
+        return 1.0
+
+    def _vectors(self, rows: Tensor) -> Tensor:
+        """What is compared with the codes: [T, D] -> [T, D]."""
+        return rows
+
+    def _codes(self, bits: Tensor) -> Tensor:
+        return torch.where(bits, self.magnitude, -self.magnitude)
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__.lower()
