@@ -44,6 +44,8 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(training, tokenizer,
     resumed = Trainer(replace(training, out=str(tmp_path / "halves")))
     resumed.run()
     assert resumed.step == 6
+    logged = [json.loads(line)["step"] for line in (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()]
+    assert logged == [1, 2, 3, 4, 5, 6]
     assert torch.equal(weights(resumed), weights(whole))
     for mine, other in zip(
         resumed.averaged().state_dict().values(), whole.averaged().state_dict().values(), strict=True

@@ -95,6 +95,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
         self.resume()
+        _drop_rows_after(self.out / "metrics.jsonl", self.step)
         metrics: dict[str, float] = {}
         writer = _tensorboard(self.out) if config.tensorboard else None
         began = time.monotonic() - self.seconds
@@ -212,6 +213,13 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averages, values, 1 - keep)
 
     return update
+
+
+def _drop_rows_after(log: Path, step: int) -> None:
+    """Forget what a stopped run logged after its last checkpoint: those steps come again."""
+    if log.is_file():
+        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        log.write_text("".join(row for row in rows if json.loads(row)["step"] <= step), encoding="utf-8")
 
 
 def _tensorboard(out: Path) -> Any:
