@@ -62,6 +62,14 @@ def test_metrics_are_logged_with_every_loss_term(training):
     assert last["loss"] == pytest.approx(total, rel=1e-4)
 
 
+def test_frozen_parts_keep_their_weights_and_the_others_learn(training):
+    trainer = Trainer(replace(training, frozen=["encoder"]))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.run()
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("decoder.")}
+
+
 def test_the_learning_rate_warms_up_and_falls_to_two_percent(training):
     trainer = Trainer(training)
     rates = []

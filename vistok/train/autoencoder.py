@@ -30,7 +30,8 @@ OnStep = Callable[[int, dict[str, float]], None]
 class Training:
     """One run. photos: folders of training pictures; scales: shorter sides the pictures are reduced to, in pixels.
 
-    tokenizer: name of a preset, settings: overrides of it, start: checkpoint to begin from. losses: name -> weight.
+    tokenizer: name of a preset, settings: overrides of it, start: checkpoint to begin from, frozen: parts that keep
+    their weights, for example ["encoder"], which keeps all ids. losses: name -> weight.
     learning_rate falls on a cosine to 2 % of itself at `steps`. adversarial: weight of the hinge GAN loss, 0 = none.
     """
 
@@ -39,6 +40,7 @@ class Training:
     photos: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
+    frozen: list[str] = field(default_factory=list)
     steps: int = 20_000
     batch: int = 32
     crop: int = 64
@@ -80,6 +82,8 @@ class Trainer:
         self.model: nn.Module = create("tokenizer", config.tokenizer, **config.settings)
         if config.start is not None:
             load_weights(self.model, config.start)
+        for part in config.frozen:
+            self.model.get_submodule(part).requires_grad_(False)
         self.average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema))
         self.optimizer = self._adamw(self.model)
         self.discriminator = PatchDiscriminator() if config.adversarial else None
