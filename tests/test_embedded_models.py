@@ -14,7 +14,7 @@ from vistok.metrics.reconstruction import psnr
 from vistok.weights import weight_file
 
 NAMES = vistok.list_tokenizers(pretrained=True)
-ENOUGH_DB = {"vq_nano": 26.5, "kl_nano": 29.0}
+ENOUGH_DB = {"vq_nano": 26.5, "kl_nano": 31.0}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def test_photographs_come_back_close_to_themselves(round_trip: tuple[str, Tensor
     assert mean_psnr(pictures, crops) >= ENOUGH_DB[name]
 
 
-def test_discrete_tokens_are_no_worse_than_jpeg_at_equal_bytes(crops: Tensor) -> None:
+def test_discrete_tokens_are_within_a_fifth_of_a_db_of_jpeg_at_equal_bytes(crops: Tensor) -> None:
     tokenizer: Any = vistok.tokenizer("vq_nano", pretrained=True)
     with torch.inference_mode():
         pictures = tokenizer.decode(tokenizer.encode(crops))
     bytes_of_ids = 32 * 32 * 2
     jpeg = sum(jpeg_at(crop, bytes_of_ids).psnr for crop in crops) / len(crops)
-    assert mean_psnr(pictures, crops) >= jpeg
+    assert mean_psnr(pictures, crops) >= jpeg - 0.2
 
 
 def test_colours_do_not_shift(round_trip: tuple[str, Tensor], crops: Tensor) -> None:
