@@ -2,13 +2,12 @@
 
 from importlib import import_module
 from importlib.resources import files
-from json import dumps
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from vistok.config import unknown
+from vistok.report.json_file import write_json
 
 _NOT_BENCHMARKS = ("__init__", "timing")
 
@@ -36,7 +35,7 @@ def bench(name: str | None = None, rounds: int = 7, json: str | None = None) -> 
                 rows.append({"benchmark": stem, "case": case, **vars(timing)})
         Console().print(table)
     if json is not None:
-        Path(json).write_text(dumps(rows, indent=2), encoding="utf-8")
+        write_json(json, rows)
 
 
 COMMAND = bench

@@ -1,14 +1,14 @@
 """Pictures to a token store."""
 
 from dataclasses import asdict
-from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from vistok.report.json_file import write_json
 
 if TYPE_CHECKING:
     from vistok.data.encode import EncodeSummary
@@ -59,7 +59,7 @@ def encode(
     _print_summary(summary, out)
     if json is not None:
         settled = {"store": out, "tokenizer": tokenizer, "fingerprint": plan.record["fingerprint"], "workers": workers}
-        Path(json).write_text(dumps(asdict(summary) | settled, indent=2) + "\n", encoding="utf-8")
+        write_json(json, asdict(summary) | settled)
     return 0 if summary.images else 1
 
 

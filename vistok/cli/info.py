@@ -1,6 +1,5 @@
 """Tell what a name stands for: settings, weights, parameters, licence."""
 
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 from vistok.config import Config, deep_merge, unknown
 from vistok.registry import FOLDERS, create, method, names
 from vistok.registry import info as preset
+from vistok.report.json_file import write_json
 from vistok.weights import locate, stored_settings, weight_file
 
 
@@ -42,7 +42,7 @@ def info(name: str, kind: str | None = None, *, json: str | None = None) -> None
             table.add_row(fact, _shown(value))
         console.print(table)
     if json is not None:
-        Path(json).write_text(dumps(facts, indent=2), encoding="utf-8")
+        write_json(json, facts)
 
 
 def _shown(value: Any) -> str:

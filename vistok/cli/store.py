@@ -1,11 +1,12 @@
 """Look at a token store and check it."""
 
-from json import dumps
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from vistok.report.json_file import write_json
 
 
 def info(path: str, *, json: str | None = None) -> None:
@@ -38,7 +39,7 @@ def info(path: str, *, json: str | None = None) -> None:
     Console(highlight=False).print(table)
     if json is not None:
         numbers = {name.replace(" ", "_"): value for name, value in facts.items()}
-        Path(json).write_text(dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        write_json(json, numbers)
 
 
 def verify(path: str, *, json: str | None = None) -> int:
@@ -60,7 +61,7 @@ def verify(path: str, *, json: str | None = None) -> int:
     committed = len(list((Path(path) / "commits").glob("*.json")))
     console.print(f"{committed} of {planned} shards committed, {len(problems)} bad", markup=False)
     if json is not None:
-        Path(json).write_text(dumps(problems, indent=2) + "\n", encoding="utf-8")
+        write_json(json, problems)
     return 1 if problems else 0
 
 

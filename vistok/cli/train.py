@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 from importlib import import_module
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vistok.config import check_settings, merge_base, parse_yaml, read_yaml
+from vistok.report.json_file import write_json
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
         )
     Console(stderr=True).print(f"{out}/model after {training.steps} steps: {_describe(metrics)}")
     if json is not None:
-        Path(json).write_text(dumps(metrics, indent=2), encoding="utf-8")
+        write_json(json, metrics)
 
 
 def _read(recipe: str) -> dict[str, Any]:
