@@ -1,7 +1,6 @@
 """The training photographs: fetched as Debian packages, checked, and written with author and licence of each."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vistok.config import read_yaml
+from vistok.data.shard import write_atomic
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def fetch_photos(
                 archive = _find(package, Path(packages)) if packages else _download(package, Path(scratch))
                 _unpack(archive, missing, out)
         yield from wanted
-    _write_whole(out / "DATA_LICENSES.md", licence_table(listed).encode())
+    write_atomic(out / "DATA_LICENSES.md", licence_table(listed).encode())
 
 
 def licence_table(listed: Mapping[str, list[Photo]]) -> str:
@@ -109,13 +109,7 @@ def _write_checked(path: Path, data: bytes, photo: Photo, archive: Path) -> None
     found = hashlib.sha256(data).hexdigest()
     if found != photo.sha256:
         raise ValueError(f"{archive.name}: {photo.path} has sha256 {found}, expected {photo.sha256}; another version?")
-    _write_whole(path, data)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    write_atomic(path, data)
 
 
 def _matches(path: Path, photo: Photo) -> bool:
