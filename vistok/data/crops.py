@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from vistok.data.images import list_images, open_image
+from vistok.data.images import list_images, open_image, reduced
 
 
 class CropSampler:
@@ -22,7 +21,8 @@ class CropSampler:
         self.crop, self.seed = crop, seed
         self.levels: list[np.ndarray] = []
         for path in (path for folder in folders for path in list_images(folder)):
-            self.levels += _pyramid(open_image(path), [side for side in scales if side >= crop])
+            image = open_image(path)
+            self.levels += [np.asarray(reduced(image, side)) for side in scales if crop <= side <= min(image.size)]
         if not self.levels:
             raise ValueError(f"no image in {[str(folder) for folder in folders]} is as large as a crop of {crop} px")
         weights = np.sqrt([level.shape[0] * level.shape[1] for level in self.levels])
@@ -39,13 +39,3 @@ class CropSampler:
             cut = level[top : top + self.crop, left : left + self.crop]
             row[:] = cut[:, ::-1] if rng.random() < 0.5 else cut
         return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
-
-
-def _pyramid(image: Image.Image, sides: Sequence[int]) -> list[np.ndarray]:
-    short = min(image.size)
-    levels = []
-    for side in sides:
-        if side <= short:
-            size = (round(image.width * side / short), round(image.height * side / short))
-            levels.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
-    return levels

@@ -24,6 +24,13 @@ def list_images(source: str | Path) -> list[Path]:
     return found
 
 
+def reduced(image: Image.Image, side: int) -> Image.Image:
+    """The picture resized (Lanczos) to a shorter side of `side` pixels."""
+    short = min(image.size)
+    size = (round(image.width * side / short), round(image.height * side / short))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """A picture as RGB, EXIF orientation applied, the first frame of an animation, alpha dropped onto white.
 

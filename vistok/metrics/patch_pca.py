@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from vistok.data.images import list_images, open_image
+from vistok.data.images import list_images, open_image, reduced
 from vistok.layers.preprocess import Preprocess
 
 SCALES = (1024, 512, 256)
@@ -60,5 +60,4 @@ def _patches(images: Tensor, patch: int) -> Tensor:
 def _levels(picture: Image.Image, scales: Sequence[int]) -> Iterator[Tensor]:
     short = min(picture.size)
     for side in [scale for scale in scales if scale <= short] or [short]:
-        size = (round(picture.width * side / short), round(picture.height * side / short))
-        yield Preprocess()(picture.resize(size, Image.Resampling.LANCZOS))
+        yield Preprocess()(reduced(picture, side))
