@@ -17,7 +17,7 @@ RESERVED = ("method", "base", "tiny", "weights", "summary")
 class Config:
     """One preset: `settings` go to the method's constructor, `tiny` overrides them for the contract tests.
 
-    weights: file name in `vistok/pretrained/` or `hf:owner/name[@revision]`, None if there are none.
+    weights: what `vistok.weights.locate` takes, mostly `embedded:name`; None if there are none.
     """
 
     folder: str
