@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from vistok.data.decode_image import MAX_PIXELS, decode_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAX_PIXELS = 178_956_970  # Pillow's own limit for an error, checked from the header
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -31,21 +32,9 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A picture as RGB, EXIF orientation applied, the first frame of an animation, alpha dropped onto white.
 
-    Raises: ValueError naming the file if it is too large or not a readable picture.
+    Raises: ValueError naming the file if it is too large or not a readable picture; OSError if it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{path}: expected at most {MAX_PIXELS} pixels, header says {image.size}")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                layer = upright.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-            if upright.mode.startswith("I;16"):  # convert() would clip 16 bits at 255
-                return upright.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
-            return upright.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: expected a readable picture, got {error}") from error
+    return Image.fromarray(decode_image(Path(path).read_bytes(), str(path), max_pixels=max_pixels))

@@ -1,0 +1,102 @@
+"""One way to open an input, whatever its kind: pictures, tar files, Parquet files, a Hugging Face data set."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from glob import has_magic
+from pathlib import Path
+
+from vistok.data.images import SUFFIXES
+from vistok.data.inputs.arrow import dataset_input, is_dataset, stream_input
+from vistok.data.inputs.entry import Input
+from vistok.data.inputs.files import Files, collect, suffix_of
+from vistok.data.inputs.folder import FolderInput, is_picture
+from vistok.data.inputs.matching import matching
+from vistok.data.inputs.parquet import parquet_input
+from vistok.data.inputs.walk import walk
+from vistok.data.inputs.webdataset import COMPRESSED, WebDatasetInput, compressed, is_archive
+
+_ACCEPTED = (
+    f"pictures ({', '.join(SUFFIXES)}), .tar files (WebDataset), .parquet files, .arrow streams, "
+    "or a data set that `save_to_disk` of Hugging Face wrote"
+)
+_TABLES: dict[str, Callable[..., Input]] = {"Parquet files": parquet_input, "Arrow streams": stream_input}
+_KINDS: dict[str, Callable[[str], bool]] = {
+    "pictures": is_picture,
+    "tar files": is_archive,
+    "Parquet files": lambda name: suffix_of(name) == ".parquet",
+    "Arrow streams": lambda name: suffix_of(name) == ".arrow",
+}
+
+
+def open_input(
+    source: str | Path,
+    *,
+    image: str | None = None,
+    caption: str | None = None,
+    key: str | None = None,
+    split: str | None = None,
+) -> Input:
+    """Open a file, a folder or all that a glob pattern names; it must hold things of one kind.
+
+    image, caption, key: columns of a table, None = found by name and type (key: file and row). split: of a DatasetDict.
+    Raises: FileNotFoundError naming the path; PermissionError if the folder cannot be listed; ValueError if it holds
+    nothing that can be read, things of several kinds, or if an option does not apply to its kind.
+    """
+    path = Path(source)
+    columns = {"image": image, "caption": caption, "key": key}
+    if os.path.lexists(path):
+        if is_dataset(path):
+            return dataset_input(path, **columns, split=split)
+        files = _files(path)
+    elif has_magic(str(source)):
+        files = _matches(str(source))
+    else:
+        raise FileNotFoundError(f"no such file or folder: {source}; expected {_ACCEPTED}")
+    kind = _kind(str(source), files)
+    _refuse(str(source), kind, {"split": split} if kind in _TABLES else {**columns, "split": split})
+    if kind in _TABLES:
+        return _TABLES[kind](files, **columns)
+    return FolderInput(files) if kind == "pictures" else WebDatasetInput(files)
+
+
+def _files(path: Path) -> Files:
+    if not path.is_dir():
+        return collect(path.parent, [path.name])
+    try:
+        return walk(path)
+    except PermissionError as error:
+        raise PermissionError(f"{path}: expected a folder that you may list, got {error.strerror}") from error
+
+
+def _matches(pattern: str) -> Files:
+    try:
+        files = matching(pattern)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"no file matches {pattern}: {error.filename} is no folder") from error
+    except PermissionError as error:
+        raise PermissionError(f"{pattern}: expected folders that you may list, got {error}") from error
+    if not files.names and not files.problems:
+        raise FileNotFoundError(f"no file matches {pattern}; expected {_ACCEPTED}")
+    return files
+
+
+def _kind(source: str, files: Files) -> str:
+    counts = {kind: sum(map(fits, files.names)) for kind, fits in _KINDS.items()}
+    kinds = [kind for kind, count in counts.items() if count]
+    if not kinds and files.problems:
+        raise ValueError(f"{source}: expected {_ACCEPTED}, found none; {files.problems[0].problem}")
+    if not kinds:
+        raise ValueError(f"{source}: expected {_ACCEPTED}, found none")
+    if len(kinds) > 1:
+        found = " and ".join(f"{counts[kind]} {kind}" for kind in kinds)
+        raise ValueError(f"{source}: expected one kind of input, found {found}; name one by a pattern, such as '*.tar'")
+    archives = [name for name in files.names if is_archive(name)]
+    if archives and all(suffix_of(name) in COMPRESSED for name in archives):
+        raise ValueError(compressed(str(files.root / archives[0])))
+    return kinds[0]
+
+
+def _refuse(source: str, kind: str, options: Mapping[str, str | None]) -> None:
+    given: Iterable[str] = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{source}: {', '.join(given)} means nothing for {kind}; leave it out")
