@@ -218,7 +218,9 @@ def test_a_mask_is_not_taken_for_indices(store):
 
 
 def test_rows_hold_the_metadata_of_each_sample(store):
-    assert store.rows[8] == {
+    row = store.rows[8]
+    assert len(row["digest"]) == 32 and row["digest"] != store.rows[7]["digest"]
+    assert {name: value for name, value in row.items() if name != "digest"} == {
         "key": "sub/p8.png",
         "source": "sub/p8.png",
         "source_offset": 0,
@@ -259,6 +261,118 @@ def test_data_loader_workers_read_the_same_batches(store):
     _assert_same(TokenTensor.cat(batches), store[same_size])
 
 
+def test_a_data_loader_reads_each_batch_at_once_in_the_order_of_its_sampler(store):
+    order = [8, 0, 3, 3, 6]
+    loader = DataLoader(store, sampler=order, batch_size=3, collate_fn=list)
+    found = [item for batch in loader for item in batch]
+    for read, at in zip(found, order, strict=True):
+        _assert_same(read, store[at])
+    for read, at in zip(store.__getitems__(order), order, strict=True):
+        _assert_same(read, store[at])
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_worker_processes_open_the_files_themselves(store, context):
+    expected = list(store)  # all files are open in this process
+    loader = DataLoader(store, batch_size=None, num_workers=1, multiprocessing_context=context)
+    for read, written in zip(loader, expected, strict=True):
+        _assert_same(read, written)
+
+
+def _prefix_store(root: Path, order: str) -> tuple[TokenStore, list[TokenTensor]]:
+    generator = torch.Generator().manual_seed(0)
+    spec = TokenSpec("made", 0, (500,), (8,), 8, (8, 8), order=order)
+    lengths = [5, 0, 1, 8, 3]
+    items = [TokenTensor(spec, indices=torch.randint(500, (1, count), generator=generator)) for count in lengths]
+    _write(root, [items[:2], [], items[2:]], {"indices": "uint16"})
+    return TokenStore(root), items
+
+
+@pytest.mark.parametrize(
+    ("budget", "lengths"),
+    [
+        (3, [3, 0, 1, 3, 3]),
+        (100, [5, 0, 1, 8, 3]),
+        (0.5, [2, 0, 1, 4, 2]),
+        (1.0, [5, 0, 1, 8, 3]),
+        (0.01, [1, 0, 1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("order", ["1d", "causal-1d"])
+def test_a_budget_reads_the_first_tokens_of_each_sample(tmp_path, order, budget, lengths):
+    whole, items = _prefix_store(tmp_path / "s", order)
+    store = TokenStore(whole.path, budget=budget)
+    assert store.lengths.tolist() == lengths and whole.lengths.tolist() == [item.num_slots for item in items]
+    column = store.column("indices")
+    for at, (item, length) in enumerate(zip(items, lengths, strict=True)):
+        _assert_same(store[at], item.truncate(length))
+        assert column[at].tolist() == item.indices[0, :length].tolist()
+    expected = [code for item, length in zip(items, lengths, strict=True) for code in item.indices[0, :length].tolist()]
+    gathered = column.gather(range(5))
+    assert gathered.values.tolist() == expected and gathered.offsets.diff().tolist() == lengths
+    scanned = list(column.scan())
+    assert [code for values, _ in scanned for code in values.tolist()] == expected
+    assert [count for _, offsets in scanned for count in torch.from_numpy(offsets).diff().tolist()] == lengths
+    assert pickle.loads(pickle.dumps(store)).lengths.tolist() == lengths
+
+
+def test_a_budget_counts_coords_of_whole_grids_too(tmp_path):
+    item = _grid_item(2, 3)
+    item = item.replace(spec=replace(item.spec, order="1d"))
+    root = _write(tmp_path / "s", [[item]], {"indices": "uint16"})
+    _assert_same(TokenStore(root, budget=4)[0], item.truncate(4))
+    assert TokenStore(root, budget=4).column("coords")[0].tolist() == item.coords[0, :4].tolist()
+
+
+def test_a_budget_of_tokens_in_another_order_is_refused_at_once(tmp_path):
+    root = _write(tmp_path / "s", [[], [_grid_item(2, 3)]], {"indices": "uint16"})
+    with pytest.raises(ValueError, match="00001.safetensors.*expected order 'causal-1d' or '1d', got 'raster'"):
+        TokenStore(root, budget=3)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 0.0, 1.5, float("nan"), True, "4"])
+def test_a_budget_that_is_none_is_refused(store, budget):
+    with pytest.raises(ValueError, match=r"budget: expected tokens >= 1 \(int\) or a part in \(0, 1\]"):
+        TokenStore(store.path, budget=budget)
+
+
+def test_rows_are_made_when_they_are_asked_for(store):
+    rows = store.rows
+    assert len(rows) == 9 and rows[-1] == rows[8]
+    assert [row["key"] for row in rows] == store.keys
+    assert rows[2:7:2] == [rows[2], rows[4], rows[6]]
+    assert rows.table(0).num_rows == 4
+    for index in (9, -10):
+        with pytest.raises(IndexError, match="below 9"):
+            rows[index]
+
+
+def test_columns_of_the_user_appear_in_the_rows(store):
+    for shard in range(3):
+        file = shard_files(store.path, shard).rows
+        rows = pq.read_table(file)
+        label = [[f"label of {key}"] for key in rows["key"].to_pylist()]
+        pq.write_table(rows.append_column("labels", [label]), file)
+    assert TokenStore(store.path).rows[5]["labels"] == ["label of p5.png"]
+
+
+def test_a_folder_named_like_a_partition_adds_no_column(store):
+    moved = store.path.rename(store.path.parent / "split=train")
+    assert "split" not in TokenStore(moved).rows[0]
+
+
+def test_a_commit_record_that_says_no_number_of_samples_is_refused(store):
+    path = shard_files(store.path, 1).commit
+    for content in ("{", "[]", "{}", None):
+        record = read_commit(store.path, 2, store.dataset["plan_hash"]) | {"n_samples": -1}
+        path.write_text(json.dumps(record) if content is None else content)
+        if content == "{}":
+            assert len(TokenStore(store.path)) == 5  # of no plan, or of another
+            continue
+        with pytest.raises(ValueError, match=r"commits/00001\.json: expected"):
+            TokenStore(store.path)
+
+
 def test_another_tokenizer_is_refused_with_both_names_and_fingerprints(store, other_weights, continuous):
     for other in (other_weights, continuous):
         with pytest.raises(ValueError, match=rf"vq_nano {store.fingerprint[:16]}.*got {other.name} [0-9a-f]{{16}}"):
@@ -271,9 +385,21 @@ def test_a_folder_that_is_no_store_is_an_error_that_says_so(tmp_path):
     (tmp_path / "dataset.json").write_text('{"format": "vistok-store", "version": 2}')
     with pytest.raises(ValueError, match="expected version 1, got 2"):
         TokenStore(tmp_path)
-    (tmp_path / "dataset.json").write_text('{"name": "coco"}')
-    with pytest.raises(ValueError, match="something else"):
+    for content in ('{"name": "coco"}', "[1]"):
+        (tmp_path / "dataset.json").write_text(content)
+        with pytest.raises(ValueError, match="something else"):
+            TokenStore(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"format": "vistok-store", "version": 1, "plan_hash": "h"}')
+    with pytest.raises(ValueError, match=r"expected 'num_shards' \(int\), got None"):
         TokenStore(tmp_path)
+    dataset = {"plan_hash": "h", "num_shards": 10**12, "tokenizer": "made", "fingerprint": "f", "columns": {}}
+    (tmp_path / "dataset.json").write_text(json.dumps({"format": "vistok-store", "version": 1, **dataset}))
+    with pytest.raises(ValueError, match=r"expected num_shards in 0\.\.10000000, got 1000000000000"):
+        TokenStore(tmp_path)
+    for content in (b"{", b"\xff", b"[" * 100_000):
+        (tmp_path / "dataset.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"dataset\.json: expected JSON"):
+            TokenStore(tmp_path)
 
 
 def test_specs_survive_field_by_field(tmp_path):

@@ -4,12 +4,14 @@ Every file is written beside its place and moved there, the commit record last: 
 Same samples give the same bytes. n tokens of a sample, T tokens of a shard, S samples of a shard.
 """
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vistok.data.records import commit_record, shard_names
 from vistok.rows import grid_coords
 from vistok.tokens import TokenSpec, TokenTensor
 
@@ -35,11 +38,13 @@ _TENSOR_CODES = {
     torch.float32: "F32",
 }
 _STATIC_SPEC = ("dim", "codebook_sizes", "patch", "prefix", "order", "tile")
-_ROW_SCHEMA = pa.schema(
+# digest: the first 32 hex digits of sha256 of the picture's file content.
+ROW_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("source", pa.string()),
         ("source_offset", pa.int64()),
+        ("digest", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("crop", pa.list_(pa.int32())),
@@ -62,7 +67,7 @@ class ShardFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One encoded picture: `row` for the parquet file (key, source, width, height), columns name -> [n, ...]."""
+    """One encoded picture: `row` for the parquet file (what is not in spec and columns), columns name -> [n, ...]."""
 
     row: dict[str, Any]
     spec: TokenSpec
@@ -76,13 +81,7 @@ class Sample:
 
 def shard_files(root: Path, shard: int) -> ShardFiles:
     """Paths of shard number `shard` in the store at `root`."""
-    name = f"{shard:05d}"
-    return ShardFiles(
-        root / "shards" / f"{name}.safetensors",
-        root / "shards" / f"{name}.parquet",
-        root / "errors" / f"{name}.jsonl",
-        root / "commits" / f"{name}.json",
-    )
+    return ShardFiles(*(root / name for name in shard_names(shard)))
 
 
 def read_commit(root: Path, shard: int, plan_hash: str) -> dict[str, Any] | None:
@@ -92,16 +91,10 @@ def read_commit(root: Path, shard: int, plan_hash: str) -> dict[str, Any] | None
     """
     path = shard_files(root, shard).commit
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: expected a commit record in JSON, got {error}; delete it and encode again"
-        ) from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: expected a commit record, got {type(record).__name__}; delete it and encode again")
-    return record if record.get("plan_hash") == plan_hash else None
+    return commit_record(content, str(path), plan_hash)
 
 
 def stored_columns(tokens: TokenTensor, primary: Mapping[str, str]) -> dict[str, Tensor]:
@@ -126,26 +119,24 @@ def write_shard(
     *,
     header: Mapping[str, str],
     plan_hash: str,
+    schema: pa.Schema = ROW_SCHEMA,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Write a shard's files, then its commit record, which is returned.
 
-    header: strings for the safetensors header (tokenizer, fingerprint). Raises: ValueError if the samples of the shard
-    differ in columns or in a static field of their spec.
+    header: strings for the safetensors header (tokenizer, fingerprint). schema: ROW_SCHEMA and the user's own columns.
+    Raises: ValueError if the samples of the shard differ in columns or in a static field of their spec; OSError naming
+    the file if it cannot be written.
     """
     files = shard_files(root, shard)
     attempt = 1 + _last_attempt(files)
     data = {
         files.tensors: _tensor_file(samples, {"format": "vistok-shard", "version": str(FORMAT_VERSION), **header}),
-        files.rows: _row_file(samples),
+        files.rows: _row_file(samples, schema),
     }
     for path, content in data.items():
         write_atomic(path, content, attempt)
-    if errors:
-        lines = "".join(json.dumps(error) + "\n" for error in errors)
-        write_atomic(files.errors, lines.encode(), attempt)
-    else:
-        files.errors.unlink(missing_ok=True)  # an attempt that was cut off may have met errors that are gone
+    write_errors(root, shard, errors, attempt)
     record = {
         "shard": shard,
         "plan_hash": plan_hash,
@@ -162,18 +153,35 @@ def write_shard(
     return record
 
 
+def write_errors(root: Path, shard: int, errors: Sequence[Mapping[str, str]], attempt: int = 1) -> None:
+    """Write errors/NNNNN.jsonl, or remove it if there are none: an attempt that was cut off may have met some."""
+    file = shard_files(root, shard).errors
+    if errors:
+        write_atomic(file, "".join(json.dumps(error) + "\n" for error in errors).encode(), attempt)
+    else:
+        file.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, content: bytes, attempt: int = 1) -> None:
-    """Write a whole file or none of it: into a temporary name beside it, flushed to disk, then moved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a whole file or none of it: into a temporary name beside it, flushed to disk, then moved.
+
+    Raises: OSError naming the file, for example if the disk is full.
+    """
     temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}.{attempt}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        # What a write or a flush raises names no file.
+        said = f"{error.strerror}; nothing half-written is left, run the same command again when that is mended"
+        raise OSError(error.errno, said, str(path)) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -182,11 +190,32 @@ def write_atomic(path: Path, content: bytes, attempt: int = 1) -> None:
         os.close(folder)
 
 
+@contextmanager
+def locked(root: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold a store: shared by all that add shards, exclusive for what deletes. Released when the process ends.
+
+    Raises: ValueError naming the store if another process holds it in a way that excludes this one.
+    """
+    with open(root / "dataset.json", "rb") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{root}: expected a store that no other process works on, one does; wait for it"
+            ) from error
+        yield
+
+
 def spec_from_header(metadata: Mapping[str, str]) -> TokenSpec:
     """The TokenSpec that the samples of a shard share, without grid and image size."""
     static = {name: json.loads(metadata[name]) for name in _STATIC_SPEC if name in metadata}
     static = {name: tuple(value) if isinstance(value, list) else value for name, value in static.items()}
     return TokenSpec(metadata["tokenizer"], **static)
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # what made the write fail is the news
+        temporary.unlink(missing_ok=True)
 
 
 def _cast(name: str, value: Tensor, dtype: str) -> Tensor:
@@ -249,7 +278,7 @@ def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def _row_file(samples: Sequence[Sample]) -> bytes:
+def _row_file(samples: Sequence[Sample], schema: pa.Schema) -> bytes:
     rows = [
         {
             **sample.row,
@@ -260,7 +289,7 @@ def _row_file(samples: Sequence[Sample]) -> bytes:
         for sample in samples
     ]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_ROW_SCHEMA), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     return buffer.getvalue()
 
 
