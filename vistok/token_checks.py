@@ -85,7 +85,8 @@ def _check_ids(tokens: "TokenTensor") -> None:
     if books and found != books:
         raise ValueError(f"TokenTensor.indices: expected {books} codebooks (spec), got {shape_of(indices)}")
     if books and indices.numel():
-        ids = indices.reshape(*indices.shape[:2], found)[tokens.mask]
+        ids = indices.reshape(*indices.shape[:2], found)
+        ids = ids if tokens.lengths is None else ids[tokens.mask]
         sizes = torch.tensor(spec.codebook_sizes, device=ids.device)
         if bool(((ids < 0) | (ids >= sizes)).any()):
             raise ValueError(

@@ -1,9 +1,5 @@
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistok.data.encode import _Item, batches_by_size, encode_folder, run_plan
+from vistok.data.encode import Schedule, batches_by_size, encode_folder, run_plan
 from vistok.data.images import open_image
+from vistok.data.load import Loaded
 from vistok.data.plan import EncodeSettings, make_plan
 from vistok.data.shard import shard_files
 from vistok.data.store import TokenStore
@@ -153,48 +150,6 @@ def test_a_picture_that_changed_after_planning_is_an_error_and_not_stored(discre
     assert "changed since" in (tmp_path / "store/errors/00000.jsonl").read_text()
 
 
-class _Killed(BaseException):
-    """What no handler of a step catches, like the end of the process."""
-
-
-def _stop_at(monkeypatch, call: str, step: int) -> None:
-    real = getattr(os, call)
-    calls = iter(range(10**6))
-
-    def stopping(*args):
-        if next(calls) == step:
-            raise _Killed
-        return real(*args)
-
-    monkeypatch.setattr(os, call, stopping)
-
-
-# Two shards, one with an error: moves dataset.json, tensors, rows, errors, commit; tensors, rows, commit.
-@pytest.mark.parametrize(("call", "steps"), [("replace", 8), ("fsync", 16)])
-def test_a_run_stopped_at_any_write_is_completed_by_the_next_with_no_duplicate(
-    discrete, photos, tmp_path, monkeypatch, call, steps
-):
-    for name in ("p3", "p4", "p5", "p6", "sub/p7", "sub/p8"):
-        (photos / f"{name}.png").unlink()
-    (photos / "p0.png").write_bytes(b"no picture")
-    two = replace(ONE_THREAD, shard_samples=2)
-    encode_folder(discrete, photos, tmp_path / "whole", two)
-    whole = _files(tmp_path / "whole")
-    for step in range(steps + 1):
-        root = tmp_path / f"{call}{step}"
-        with monkeypatch.context() as patch:
-            _stop_at(patch, call, step)
-            if step < steps:
-                with pytest.raises(_Killed):
-                    encode_folder(discrete, photos, root, two)
-            else:
-                encode_folder(discrete, photos, root, two)  # there is no further step
-        encode_folder(discrete, photos, root, two)
-        assert _files(root) == whole
-        assert TokenStore(root).keys == ["p1.png", "p2.png"]
-        assert verify_store(root) == {}
-
-
 def test_what_a_killed_worker_left_is_neither_read_nor_in_the_way(discrete, photos, tmp_path):
     root = tmp_path / "store"
     encode_folder(discrete, photos, root, FOUR)
@@ -210,48 +165,13 @@ def test_what_a_killed_worker_left_is_neither_read_nor_in_the_way(discrete, phot
     assert json.loads(shard_files(root, 0).commit.read_text())["attempt"] == 2
 
 
-_RUN = """
-import sys
-import vistok
-from vistok.data.encode import encode_folder
-from vistok.data.plan import EncodeSettings
-photos, out, checkpoint = sys.argv[1:]
-tokenizer = vistok.tokenizer("vq_nano", checkpoint=checkpoint)
-encode_folder(tokenizer, photos, out, EncodeSettings(shard_samples=1, threads=1))
-"""
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_it_writes_is_completed_by_the_next(discrete, photos, tmp_path):
-    discrete.save_pretrained(tmp_path / "model")
-    one = replace(ONE_THREAD, shard_samples=1)
-    for path in list(photos.glob("*.png")):
-        for number in range(9):
-            copy = photos / f"{path.stem}-{number}.png"
-            copy.write_bytes(path.read_bytes())
-    command = [sys.executable, "-c", _RUN, str(photos), str(tmp_path / "store"), str(tmp_path / "model")]
-    process = subprocess.Popen(command)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "store").glob("commits/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    committed = len(list((tmp_path / "store").glob("commits/*.json")))
-    assert 0 < committed < 72
-    summary = encode_folder(discrete, photos, tmp_path / "store", one)
-    encode_folder(discrete, photos, tmp_path / "whole", one)
-    assert summary.shards_skipped == committed and summary.images == 72
-    assert _files(tmp_path / "store") == _files(tmp_path / "whole")
-    assert len(set(TokenStore(tmp_path / "store").keys)) == 72
-
-
 @pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(discrete, photos, tmp_path):
     (photos / "p2x.png").write_bytes(b"no picture")
     heard: list[int] = []
     plan = make_plan(discrete, photos, FOUR)
     run_plan(plan, discrete, tmp_path / "one")
-    summary = run_plan(plan, discrete, tmp_path / "two", workers=2, on_images=heard.append)
+    summary = run_plan(plan, discrete, tmp_path / "two", Schedule(workers=2), on_images=heard.append)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
     assert (summary.images, summary.errors) == (9, 1)
     workers = {json.loads(path.read_text())["worker"] for path in (tmp_path / "two/commits").iterdir()}
@@ -259,10 +179,13 @@ def test_the_number_of_workers_changes_no_byte(discrete, photos, tmp_path):
     assert sum(heard) == 10
 
 
-def test_no_workers_is_an_error(discrete, photos, tmp_path):
-    with pytest.raises(ValueError, match="workers >= 1, got 0"):
-        encode_folder(discrete, photos, tmp_path / "store", workers=0)
-    assert not (tmp_path / "store").exists()
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("workers", 0), ("decode_threads", 0), ("max_restarts", -1), ("max_error_rate", 1.5), ("max_error_rate", -0.1)],
+)
+def test_a_schedule_out_of_range_is_an_error_that_names_it(name, value):
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
+        Schedule(**{name: value})
 
 
 def test_the_callers_threads_and_training_mode_are_left_as_they_were(discrete, photos, tmp_path):
@@ -284,7 +207,7 @@ def test_batches_hold_every_image_once_in_order_of_one_size_and_few_wait(sizes, 
     def source():
         for number, (height, width) in enumerate(sizes):
             taken.append(height * width)
-            yield _Item({"key": number}, torch.zeros(3, height, width))
+            yield Loaded({"key": number}, torch.zeros(3, height, width))
 
     seen: list[int] = []
     for group in batches_by_size(source(), batch, max_pixels):

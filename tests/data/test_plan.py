@@ -5,24 +5,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from vistok.data.plan import EncodeSettings, claim_folder, make_plan, tokenizer_fingerprint
+from vistok.data.claim import claim
+from vistok.data.plan import EncodeSettings, make_plan, tokenizer_fingerprint
 
 
 def test_the_same_pictures_and_settings_give_the_same_plan_wherever_they_lie(discrete, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "copy")
     plan, again = make_plan(discrete, photos), make_plan(discrete, tmp_path / "copy")
     assert plan.hash == again.hash
-    assert [picture.key for picture in plan.pictures] == [f"p{i}.png" for i in range(7)] + ["sub/p7.png", "sub/p8.png"]
+    assert [entry.key for entry in plan.entries] == [f"p{i}.png" for i in range(7)] + ["sub/p7.png", "sub/p8.png"]
 
 
 def test_shards_cut_the_sorted_pictures_and_lose_none(discrete, photos):
     plan = make_plan(discrete, photos, EncodeSettings(shard_samples=4))
     assert [len(plan.shard(shard)) for shard in range(plan.num_shards)] == [4, 4, 1]
-    assert sum((plan.shard(shard) for shard in range(plan.num_shards)), ()) == plan.pictures
+    assert sum((plan.shard(shard) for shard in range(plan.num_shards)), ()) == plan.entries
 
 
 def test_one_picture_is_a_source_too(discrete, photos):
-    assert [picture.key for picture in make_plan(discrete, photos / "sub" / "p7.png").pictures] == ["p7.png"]
+    assert [entry.key for entry in make_plan(discrete, photos / "sub" / "p7.png").entries] == ["p7.png"]
 
 
 def _touch(photos):
@@ -41,61 +42,70 @@ def _remove(photos):
 
 @pytest.mark.parametrize("change", [_touch, _grow, _remove])
 def test_changed_pictures_make_another_plan(discrete, photos, tmp_path, change):
-    claim_folder(make_plan(discrete, photos), tmp_path / "store")
+    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
     change(photos)
     with pytest.raises(ValueError, match="another plan: inputs: there"):
-        claim_folder(make_plan(discrete, photos), tmp_path / "store")
+        claim(tmp_path / "store", make_plan(discrete, photos).dataset)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch": 4}, {"batch_pixels": 9}, {"shard_samples": 3}, {"threads": 1}, {"device": "meta"}, {"split": "test"}],
+    [
+        {"batch": 4},
+        {"batch_pixels": 9},
+        {"max_pixels": 9},
+        {"shard_samples": 3},
+        {"threads": 1},
+        {"seed": 1},
+        {"device": "meta"},
+        {"split": "test"},
+    ],
 )
 def test_another_setting_in_the_same_folder_is_refused_by_name_and_changes_nothing(
     discrete, photos, tmp_path, settings
 ):
-    claim_folder(make_plan(discrete, photos), tmp_path / "store")
+    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
     before = (tmp_path / "store/dataset.json").read_bytes()
     (name,) = settings
     with pytest.raises(ValueError, match=rf"\b{name}: there .*, here "):
-        claim_folder(make_plan(discrete, photos, EncodeSettings(**settings)), tmp_path / "store")
+        claim(tmp_path / "store", make_plan(discrete, photos, EncodeSettings(**settings)).dataset)
     assert (tmp_path / "store/dataset.json").read_bytes() == before
 
 
 def test_another_option_of_encode_and_other_columns_are_refused_by_name(discrete, photos, tmp_path):
-    claim_folder(make_plan(discrete, photos), tmp_path / "store")
+    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
     with pytest.raises(ValueError, match="options: there {}, here {'tile': 16}"):
-        claim_folder(make_plan(discrete, photos, EncodeSettings(options={"tile": 16})), tmp_path / "store")
+        claim(tmp_path / "store", make_plan(discrete, photos, EncodeSettings(options={"tile": 16})).dataset)
     with pytest.raises(ValueError, match="columns: there .*, here .*'embeds': 'float16'"):
-        claim_folder(make_plan(discrete, photos, EncodeSettings(columns=("indices", "embeds"))), tmp_path / "store")
+        claim(tmp_path / "store", make_plan(discrete, photos, EncodeSettings(columns=("indices", "embeds"))).dataset)
 
 
 def test_another_tokenizer_in_the_same_folder_is_refused_by_name(discrete, continuous, other_weights, photos, tmp_path):
-    claim_folder(make_plan(discrete, photos), tmp_path / "store")
+    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
     with pytest.raises(ValueError, match="tokenizer: there 'vq_nano', here 'kl_nano'"):
-        claim_folder(make_plan(continuous, photos), tmp_path / "store")
+        claim(tmp_path / "store", make_plan(continuous, photos).dataset)
     with pytest.raises(ValueError, match="another plan: fingerprint: there"):
-        claim_folder(make_plan(other_weights, photos), tmp_path / "store")
+        claim(tmp_path / "store", make_plan(other_weights, photos).dataset)
 
 
 def test_the_same_plan_may_claim_its_folder_again(discrete, photos, tmp_path):
     settings = EncodeSettings(columns=("indices",), options={"tile": 16})
-    claim_folder(make_plan(discrete, photos, settings), tmp_path / "store")
-    claim_folder(make_plan(discrete, photos, settings), tmp_path / "store")
+    claim(tmp_path / "store", make_plan(discrete, photos, settings).dataset)
+    claim(tmp_path / "store", make_plan(discrete, photos, settings).dataset)
     assert json.loads((tmp_path / "store/dataset.json").read_text())["inputs"]["count"] == 9
 
 
 def test_a_folder_with_other_files_is_not_touched(discrete, photos):
     before = sorted(photos.rglob("*"))
     with pytest.raises(ValueError, match="other files"):
-        claim_folder(make_plan(discrete, photos), photos)
+        claim(photos, make_plan(discrete, photos).dataset)
     assert sorted(photos.rglob("*")) == before
 
 
 def test_a_claim_that_was_killed_before_its_end_does_not_block_the_folder(discrete, photos, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store/dataset.json.tmp.123.1").write_text("{")
-    claim_folder(make_plan(discrete, photos), tmp_path / "store")
+    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
     assert (tmp_path / "store/dataset.json").is_file()
 
 

@@ -1,6 +1,8 @@
 """Pictures to a token store."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from vistok.data.encode import EncodeSummary
     from vistok.protocols import Tokenizer
 
+_TILE = 1024  # pixels; larger tiles take more memory and less time at their borders
+
 
 def encode(
     src: str,
@@ -21,46 +25,84 @@ def encode(
     *,
     tokenizer: str = "vq_nano",
     checkpoint: str | None = None,
+    image: str | None = None,
+    caption: str | None = None,
+    key: str | None = None,
+    split: str | None = None,
     batch: int = 8,
     shard_samples: int = 1000,
     workers: int = 1,
+    decode_threads: int = 2,
     tile: int | None = None,
+    max_pixels: int | None = None,
     threads: int = 2,
     device: str = "cpu",
+    seed: int = 0,
+    max_restarts: int = 3,
+    max_error_rate: float = 1.0,
+    retry_errors: bool = False,
     json: str | None = None,
 ) -> int:
     """Encode pictures into a token store; the same command goes on where an earlier one stopped.
 
     Args:
-        src: folder of pictures (searched through), or one picture.
+        src: pictures: a folder (searched through), a file, a glob in quotes, WebDataset tars, Parquet files, or a data
+            set that Hugging Face's save_to_disk wrote.
         out: folder of the store.
         tokenizer: name, see `vistok list`.
         checkpoint: file, folder or hf:owner/name with weights other than the tokenizer's own.
+        image: column of the pictures in a table, if its name and type do not tell.
+        caption: column of the captions in a table.
+        key: column of a table that names each picture.
+        split: split of a Hugging Face data set.
         batch: pictures of one size that are encoded together.
         shard_samples: pictures per shard, the unit that is resumed.
         workers: processes that encode shards side by side; changes no byte of the store.
-        tile: work on tiles of that many pixels, for large pictures in bounded memory.
+        decode_threads: threads of each worker that read and decode pictures; changes no byte of the store.
+        tile: work on tiles of that many pixels, for large pictures in bounded memory; 0 = on whole pictures; left out
+            = 1024 where the tokenizer has tiles.
+        max_pixels: a picture of more is an error; left out = 25,000,000.
         threads: torch threads of each worker; part of the plan, because it may change the last bits.
         device: cpu, cuda, ...
+        seed: of what is random in a tokenizer; with a picture's key it decides alone.
+        max_restarts: how many worker processes may die and be replaced.
+        max_error_rate: a shard in which a larger share of pictures fails is not committed.
+        retry_errors: encode those shards again in which a picture failed.
         json: file to write the numbers to.
     """
-    from vistok.data.encode import run_plan
+    from vistok.data.decode_image import MAX_PIXELS
+    from vistok.data.encode import Schedule, run_plan
+    from vistok.data.inputs.open import open_input
     from vistok.data.plan import EncodeSettings, make_plan
 
+    schedule = Schedule(workers, decode_threads, max_restarts, max_error_rate, retry_errors)
+    pictures = open_input(src, image=image, caption=caption, key=key, split=split)
     model = load_tokenizer(tokenizer, checkpoint)
-    options = {} if tile is None else {"tile": tile}
-    settings = EncodeSettings(batch=batch, shard_samples=shard_samples, threads=threads, device=device, options=options)
-    plan = make_plan(model, src, settings)
+    settings = EncodeSettings(
+        batch=batch,
+        shard_samples=shard_samples,
+        threads=threads,
+        device=device,
+        seed=seed,
+        split=split,
+        options=_tiling(model, tile),
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    plan = make_plan(model, pictures, settings)
     with image_progress() as progress:
-        task = progress.add_task("encoding", total=len(plan.pictures))
-        summary = run_plan(
-            plan, model, out, workers=workers, on_images=lambda count: progress.update(task, advance=count)
-        )
-    _print_summary(summary, out)
+        task = progress.add_task("encoding", total=len(plan.entries))
+        summary = run_plan(plan, model, out, schedule, on_images=lambda count: progress.update(task, advance=count))
+    _print_summary(summary, out, pictures.left_out)
     if json is not None:
         settled = {"store": out, "tokenizer": tokenizer, "fingerprint": plan.record["fingerprint"], "workers": workers}
-        write_json(json, asdict(summary) | settled)
+        write_json(json, asdict(summary) | settled | {"left_out": pictures.left_out})
     return 0 if summary.images else 1
+
+
+def _tiling(model: "Tokenizer", tile: int | None) -> dict[str, int]:
+    if tile is None:
+        return {"tile": _TILE} if "tile" in signature(model.encode).parameters else {}
+    return {"tile": tile} if tile else {}
 
 
 def load_tokenizer(name: str, checkpoint: str | None) -> "Tokenizer":
@@ -98,7 +140,7 @@ class _ImagesPerSecond(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} images/s")
 
 
-def _print_summary(summary: "EncodeSummary", out: str) -> None:
+def _print_summary(summary: "EncodeSummary", out: str, left_out: Mapping[str, int]) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     resumed = f" ({summary.shards_skipped} of {summary.shards} shards were there)" if summary.shards_skipped else ""
     console.print(
@@ -108,6 +150,9 @@ def _print_summary(summary: "EncodeSummary", out: str) -> None:
     )
     if summary.errors:
         console.print(f"what failed and why: {escape(out)}/errors/*.jsonl", style="yellow")
+    if left_out:
+        counts = ", ".join(f"{name} ({count})" for name, count in left_out.items())
+        console.print(f"not carried along: {escape(counts)}", style="yellow")
 
 
 COMMAND = encode

@@ -21,7 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from vistok.data.jpeg_decoders import Decode, Pixels, default_jpeg_decoder, jpeg_decoder
 from vistok.data.strict_pillow import strictly
 
-MAX_PIXELS = 1 << 25  # keeps a picture below 1 GB: Pillow's copies, the array, and later float32 [3, H, W]
+MAX_PIXELS = 25_000_000  # keeps a picture below 1 GB: Pillow's copies, or float32 [3, H, W] twice in a tokenizer
 _MAX_SCANS = 100  # an encoder writes about ten; each costs a pass over all pixels, and a few bytes of the file
 _MAX_TILES = 1 << 17  # Pillow copies 64 kB for each
 _MAX_NAME, _MAX_MESSAGE = 160, 300  # characters

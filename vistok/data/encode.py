@@ -1,35 +1,56 @@
 """Pictures to a token store: the worker for one shard, and the loop over shards in this process or in several.
 
 A picture that cannot be encoded is written to errors/NNNNN.jsonl and takes no other with it. The plan fixes what is
-computed together, so the number of workers changes no byte.
+computed together, so the number of workers and of decode threads changes no byte.
 """
 
-import pickle
+import hashlib
+import inspect
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from vistok.data.images import open_image
-from vistok.data.plan import EncodeSettings, Picture, Plan, claim_folder, make_plan
-from vistok.data.shard import Sample, read_commit, stored_columns, write_shard
-from vistok.layers.preprocess import Preprocess
+from vistok.data.claim import claim
+from vistok.data.inputs.entry import Entry, Input
+from vistok.data.load import Loaded, load
+from vistok.data.plan import EncodeSettings, Plan, make_plan
+from vistok.data.processes import run_in_processes
+from vistok.data.shard import Sample, locked, read_commit, stored_columns, write_errors, write_shard
+from vistok.layers.preprocess import Preprocess, as_float
 from vistok.protocols import Tokenizer
 
-_READERS = 2  # threads that decompress pictures while the tokenizer computes
-_AHEAD = 4  # pictures they may be ahead
-_POLL_SECONDS = 0.2
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the work is done, none of which changes a byte of the store.
+
+    workers: processes that take shards in turn; 1 = this process. decode_threads: threads per worker that read and
+    decode pictures while the tokenizer computes. max_restarts: how many dead worker processes are replaced.
+    max_error_rate: a shard with a larger share of pictures that failed is not committed. retry_errors: encode those
+    shards again in which a picture failed.
+    """
+
+    workers: int = 1
+    decode_threads: int = 2
+    max_restarts: int = 3
+    max_error_rate: float = 1.0
+    retry_errors: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming what is out of range."""
+        for name, least in (("workers", 1), ("decode_threads", 1), ("max_restarts", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"encode: expected {name} >= {least}, got {getattr(self, name)}")
+        if not 0 <= self.max_error_rate <= 1:
+            raise ValueError(f"encode: expected max_error_rate from 0 to 1, got {self.max_error_rate}")
 
 
 @dataclass(frozen=True)
@@ -48,79 +69,114 @@ class EncodeSummary:
     plan_hash: str
 
 
-class _Item(NamedTuple):
-    row: dict[str, Any]
-    image: Tensor
-
-
 def encode_folder(
     tokenizer: Tokenizer,
-    source: str | Path,
+    source: str | Path | Input,
     out: str | Path,
     settings: EncodeSettings | None = None,
-    *,
-    workers: int = 1,
+    schedule: Schedule | None = None,
 ) -> EncodeSummary:
-    """Encode every picture below `source` into the token store `out`; run again to go on after an interruption.
+    """Encode every picture of `source` into the token store `out`; run again to go on after an interruption.
 
+    source: a folder, glob, tar, Parquet file or Hugging Face data set on disk, see `open_input`.
     Raises: as `make_plan` and `run_plan`.
     """
-    return run_plan(make_plan(tokenizer, source, settings), tokenizer, out, workers=workers)
+    return run_plan(make_plan(tokenizer, source, settings), tokenizer, out, schedule)
 
 
 def run_plan(
     plan: Plan,
     tokenizer: Tokenizer,
     out: str | Path,
+    schedule: Schedule | None = None,
     *,
-    workers: int = 1,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> EncodeSummary:
     """Do what is left of a plan. `on_images` hears how many pictures are done since it was last called.
 
-    workers: processes that take shards in turn; 1 = this process. Raises: ValueError if `out` belongs to another plan;
-    ChildProcessError if a worker process dies.
+    Raises: ValueError if `out` belongs to another plan, or naming the shards in which too many pictures failed, when
+    all others are done; OSError if a file cannot be written; ChildProcessError if worker processes keep dying.
     """
-    if workers < 1:
-        raise ValueError(f"encode: expected workers >= 1, got {workers}")
+    schedule = schedule or Schedule()
     root = Path(out)
-    claim_folder(plan, root)
+    claim(root, plan.dataset)
     begin = time.perf_counter()
-    left = [shard for shard in range(plan.num_shards) if read_commit(root, shard, plan.hash) is None]
-    on_images(len(plan.pictures) - sum(len(plan.shard(shard)) for shard in left))
-    if workers == 1 or len(left) <= 1:
-        for shard in left:
-            encode_shard(plan, tokenizer, root, shard, on_images)
-    else:
-        _in_processes(plan, tokenizer, root, left, min(workers, len(left)), on_images)
-    return _summary(plan, root, left, time.perf_counter() - begin)
+    with locked(root, exclusive=False):
+        left = [shard for shard in range(plan.num_shards) if _is_left(plan, root, shard, schedule)]
+        on_images(len(plan.entries) - sum(len(plan.shard(shard)) for shard in left))
+        if schedule.workers == 1 or len(left) <= 1:
+            for shard in left:
+                encode_shard(plan, tokenizer, root, schedule, shard, plan.shard(shard), on_images)
+        else:
+            # The entries go with each shard: a worker need not hold those of all.
+            run_in_processes(
+                partial(encode_shard, replace(plan, entries=()), tokenizer, root, schedule),
+                {shard: (plan.shard(shard),) for shard in left},
+                workers=schedule.workers,
+                max_restarts=schedule.max_restarts,
+                on_count=on_images,
+            )
+    summary = _summary(plan, root, left, time.perf_counter() - begin)
+    _check_all_committed(plan, root, left, schedule)
+    return summary
 
 
 def encode_shard(
-    plan: Plan, tokenizer: Tokenizer, out: Path, shard: int, on_images: Callable[[int], None] = lambda count: None
-) -> dict[str, Any]:
-    """Encode one shard and commit it; its commit record."""
+    plan: Plan,
+    tokenizer: Tokenizer,
+    root: Path,
+    schedule: Schedule,
+    shard: int,
+    entries: Sequence[Entry],
+    on_images: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Encode the entries of one shard and commit it, unless too many fail."""
     begin = time.perf_counter()
+    place = {entry.key: number for number, entry in enumerate(entries)}
     samples: list[Sample] = []
     errors: list[dict[str, str]] = []
+
+    def failed(key: str, error: Exception) -> None:
+        errors.append({"key": key, "error": type(error).__name__, "message": str(error)})
+        on_images(1)
+
     with _ready_to_encode(tokenizer, plan.settings):
-        items = _loaded(plan.shard(shard), tokenizer, errors, on_images)
-        for batch in batches_by_size(items, plan.settings.batch, plan.settings.batch_pixels):
-            samples += _encoded(tokenizer, batch, plan, errors)
-            on_images(len(batch))
-    samples.sort(key=lambda sample: str(sample.row["key"]))
-    errors.sort(key=lambda error: error["key"])
-    header = {name: str(plan.record[name]) for name in ("tokenizer", "fingerprint")}
-    seconds = time.perf_counter() - begin
-    return write_shard(out, shard, samples, errors, header=header, plan_hash=plan.hash, seconds=seconds)
+        loaded = load(
+            entries,
+            plan.input,
+            plan.fields,
+            getattr(tokenizer, "preprocess", Preprocess()),
+            threads=schedule.decode_threads,
+            max_pixels=plan.settings.max_pixels,
+            failed=lambda entry, error: failed(entry.key, error),
+        )
+        for batch in batches_by_size(loaded, plan.settings.batch, plan.settings.batch_pixels):
+            encoded = _encoded(tokenizer, batch, plan, failed)
+            samples += encoded
+            on_images(len(encoded))
+    samples.sort(key=lambda sample: place[sample.row["key"]])
+    errors.sort(key=lambda error: place[error["key"]])
+    if len(errors) > schedule.max_error_rate * len(entries):
+        write_errors(root, shard, errors)
+        return
+    write_shard(
+        root,
+        shard,
+        samples,
+        errors,
+        header={name: str(plan.record[name]) for name in ("tokenizer", "fingerprint")},
+        plan_hash=plan.hash,
+        schema=plan.row_schema,
+        seconds=time.perf_counter() - begin,
+    )
 
 
-def batches_by_size(items: Iterable[_Item], batch: int, max_pixels: int) -> Iterator[list[_Item]]:
+def batches_by_size(items: Iterable[Loaded], batch: int, max_pixels: int) -> Iterator[list[Loaded]]:
     """Group images [3, H, W] of one size, at most `batch` of them; no more than about `max_pixels` wait to be grouped.
 
     Which images meet depends on their order only.
     """
-    waiting: dict[tuple[int, int], list[_Item]] = {}
+    waiting: dict[tuple[int, int], list[Loaded]] = {}
 
     def pixels(size: tuple[int, int]) -> int:
         return len(waiting[size]) * size[0] * size[1]
@@ -135,60 +191,45 @@ def batches_by_size(items: Iterable[_Item], batch: int, max_pixels: int) -> Iter
     yield from waiting.values()
 
 
-def _loaded(
-    pictures: Iterable[Picture],
-    tokenizer: Tokenizer,
-    errors: list[dict[str, str]],
-    on_images: Callable[[int], None],
-) -> Iterator[_Item]:
-    preprocess = getattr(tokenizer, "preprocess", Preprocess())
-    for picture, opening in _opened(pictures):
-        try:
-            image = opening.result()
-            row = {"key": picture.key, "source": picture.key, "source_offset": 0}
-            item = _Item(row | {"width": image.width, "height": image.height}, preprocess(image))
-        except Exception as error:  # whatever is wrong with one picture, the others go on
-            errors.append(_error(picture.key, error))
-            on_images(1)
-        else:
-            yield item
-
-
-def _opened(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Future[Image.Image]]]:
-    waiting: deque[tuple[Picture, Future[Image.Image]]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        for picture in pictures:
-            waiting.append((picture, pool.submit(_open, picture)))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-
-
-def _open(picture: Picture) -> Image.Image:
-    state = picture.path.stat()
-    if (state.st_size, state.st_mtime_ns) != (picture.size, picture.mtime_ns):
-        raise ValueError(f"{picture.path}: expected the file that was planned, it has changed since")
-    return open_image(picture.path)
-
-
-def _encoded(tokenizer: Tokenizer, batch: list[_Item], plan: Plan, errors: list[dict[str, str]]) -> list[Sample]:
+def _encoded(
+    tokenizer: Tokenizer, batch: list[Loaded], plan: Plan, failed: Callable[[str, Exception], None]
+) -> list[Sample]:
     try:
-        images = torch.stack([item.image for item in batch]).to(plan.settings.device)
-        tokens = tokenizer.encode(images, **plan.settings.options).to("cpu").check()
+        images = _batched([item.image for item in batch], plan.settings.device)
+        options = plan.settings.options | _generators(tokenizer, batch, plan.settings)
+        tokens = tokenizer.encode(images, **options).to("cpu").check()
         columns: dict[str, str] = plan.record["columns"]
         return [
             Sample(item.row, one.spec, stored_columns(one, columns)) for item, one in zip(batch, tokens, strict=True)
         ]
     except Exception as error:  # find out which one it was, the others are encoded
         if len(batch) == 1:
-            errors.append(_error(batch[0].row["key"], error))
+            failed(batch[0].row["key"], error)
             return []
-    return [sample for item in batch for sample in _encoded(tokenizer, [item], plan, errors)]
+    return [sample for item in batch for sample in _encoded(tokenizer, [item], plan, failed)]
 
 
-def _error(key: str, error: Exception) -> dict[str, str]:
-    return {"key": key, "error": type(error).__name__, "message": str(error)}
+def _batched(images: list[Tensor], device: str) -> Tensor:
+    """Images [3, H, W] of one size, uint8 or float32, to float32 [B, 3, H, W] in [0, 1] on the device."""
+    # In the layout that decoders give and convolutions like best.
+    rows = [image.permute(1, 2, 0) for image in images]
+    if torch.device(device).type != "cpu":
+        return as_float(torch.stack(rows).to(device)).permute(0, 3, 1, 2)
+    batch = np.empty((len(rows), *rows[0].shape), np.float32)
+    for row, place in zip(rows, batch, strict=True):  # one by one, so that each stays in the cache
+        # numpy, because torch's threads would take the cores from the decoders for as long as they wait for more.
+        np.copyto(place, row.numpy())
+        if row.dtype == torch.uint8:
+            place /= np.float32(255)
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
+def _generators(tokenizer: Tokenizer, batch: list[Loaded], settings: EncodeSettings) -> dict[str, Any]:
+    """A generator per picture for a tokenizer that can draw, so that what it draws does not depend on the batch."""
+    if "generator" not in inspect.signature(tokenizer.encode).parameters:
+        return {}
+    digests = [hashlib.sha256(f"{settings.seed}:{item.row['key']}".encode()).digest() for item in batch]
+    return {"generator": [torch.Generator().manual_seed(int.from_bytes(digest[:8], "little")) for digest in digests]}
 
 
 @contextmanager
@@ -207,6 +248,21 @@ def _ready_to_encode(tokenizer: Tokenizer, settings: EncodeSettings) -> Iterator
             tokenizer.train(training)
 
 
+def _is_left(plan: Plan, root: Path, shard: int, schedule: Schedule) -> bool:
+    record = read_commit(root, shard, plan.hash)
+    return record is None or (schedule.retry_errors and record["n_errors"] > 0)
+
+
+def _check_all_committed(plan: Plan, root: Path, done: list[int], schedule: Schedule) -> None:
+    missing = [shard for shard in done if read_commit(root, shard, plan.hash) is None]
+    if missing:
+        raise ValueError(
+            f"{root}: more than {schedule.max_error_rate:.2%} of the pictures failed in {len(missing)} shards "
+            f"({', '.join(map(str, missing[:8]))}), which are not committed; {root / 'errors'} says why. Run again to "
+            "try them once more, or with a larger max_error_rate to leave out what fails"
+        )
+
+
 def _summary(plan: Plan, root: Path, done: list[int], seconds: float) -> EncodeSummary:
     found = [read_commit(root, shard, plan.hash) for shard in range(plan.num_shards)]
     commits = [record for record in found if record is not None]
@@ -223,39 +279,3 @@ def _summary(plan: Plan, root: Path, done: list[int], seconds: float) -> EncodeS
         images_per_second=encoded / seconds if seconds else 0.0,
         plan_hash=plan.hash,
     )
-
-
-_work: dict[str, Any] = {}  # what a worker process was started with
-
-
-def _in_processes(
-    plan: Plan, tokenizer: Tokenizer, root: Path, shards: list[int], workers: int, on_images: Callable[[int], None]
-) -> None:
-    context = get_context("spawn")  # a fork of a process that has used torch's threads may hang
-    counts: SimpleQueue[int] = context.SimpleQueue()
-    # Pickled here, because multiprocessing would move the weights through shared memory, which may be small.
-    start = (pickle.dumps((plan, tokenizer, root)), counts)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start)
-    try:
-        waiting = {pool.submit(_work_on, shard) for shard in shards}
-        while waiting:
-            done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            while not counts.empty():
-                on_images(counts.get())
-            for future in done:
-                future.result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            f"{root}: a worker process died (out of memory?); run the same command again to go on, with fewer --workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(pickled: bytes, counts: "SimpleQueue[int]") -> None:
-    _work["plan"], _work["tokenizer"], _work["root"] = pickle.loads(pickled)
-    _work["counts"] = counts
-
-
-def _work_on(shard: int) -> None:
-    encode_shard(_work["plan"], _work["tokenizer"], _work["root"], shard, _work["counts"].put)

@@ -5,20 +5,21 @@ The same inputs, settings and libraries give the same plan. Its hash marks every
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import PIL
+import pyarrow as pa
 import torch
-from PIL import features
 from torch import nn
 
 from vistok.config import check_settings
-from vistok.data.images import list_images
-from vistok.data.shard import FORMAT_VERSION, write_atomic
+from vistok.data.decode_image import MAX_PIXELS, decoder_name
+from vistok.data.inputs.entry import Entry, Input
+from vistok.data.inputs.open import open_input
+from vistok.data.records import FORMAT
+from vistok.data.shard import FORMAT_VERSION, ROW_SCHEMA
 from vistok.layers.preprocess import Preprocess
 from vistok.protocols import Tokenizer
 from vistok.weights import fingerprint
@@ -27,28 +28,21 @@ _EMBED_DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One input: key = path below the encoded folder; size in bytes and time of last change in ns."""
-
-    key: str
-    path: Path
-    size: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True)
 class EncodeSettings:
     """Everything that may change the bytes of a store, all of it part of the plan.
 
     batch: pictures of one size per forward pass. batch_pixels: pixels that may wait for their batch to fill.
-    shard_samples: pictures per shard. threads: torch threads of one worker. columns: "indices", "embeds" or both;
-    None = indices if the tokenizer is discrete, else embeds. options: for `tokenizer.encode`, e.g. {"tile": 512}.
+    max_pixels: a picture of more is an error. shard_samples: pictures per shard. threads: torch threads of one worker.
+    seed: with a picture's key the only source of randomness. columns: "indices", "embeds" or both; None = indices if
+    the tokenizer is discrete, else embeds. options: for `tokenizer.encode`, e.g. {"tile": 512}.
     """
 
     batch: int = 8
-    batch_pixels: int = 1 << 25
+    batch_pixels: int = 1 << 22
+    max_pixels: int = MAX_PIXELS
     shard_samples: int = 1000
     threads: int = 2
+    seed: int = 0
     columns: tuple[str, ...] | None = None
     embeds_dtype: str = "float16"
     device: str = "cpu"
@@ -57,7 +51,7 @@ class EncodeSettings:
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the setting that is out of range."""
-        for name in ("batch", "batch_pixels", "shard_samples", "threads"):
+        for name in ("batch", "batch_pixels", "max_pixels", "shard_samples", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"encode: expected {name} >= 1, got {getattr(self, name)}")
         if self.columns is not None and (not self.columns or set(self.columns) - {"indices", "embeds"}):
@@ -68,9 +62,11 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """pictures sorted by key; record: the fields that are hashed and kept in dataset.json."""
+    """entries: all pictures of `input` in its order; fields: its own columns; record: the settings that are hashed."""
 
-    pictures: tuple[Picture, ...]
+    input: Input
+    entries: tuple[Entry, ...]
+    fields: pa.Schema
     settings: EncodeSettings
     record: dict[str, Any]
 
@@ -80,14 +76,30 @@ class Plan:
         return hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()
 
     @property
+    def dataset(self) -> dict[str, Any]:
+        """What dataset.json says."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "plan_hash": self.hash,
+            "num_shards": self.num_shards,
+            **self.record,
+        }
+
+    @property
     def num_shards(self) -> int:
         """How many shards the pictures are cut into."""
-        return -(-len(self.pictures) // self.settings.shard_samples)
+        return -(-len(self.entries) // self.settings.shard_samples)
 
-    def shard(self, shard: int) -> tuple[Picture, ...]:
+    def shard(self, shard: int) -> tuple[Entry, ...]:
         """The pictures of one shard."""
         size = self.settings.shard_samples
-        return self.pictures[shard * size : (shard + 1) * size]
+        return self.entries[shard * size : (shard + 1) * size]
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """Columns of a shard's parquet file: the store's own and those of the input."""
+        return pa.schema([*ROW_SCHEMA, *self.fields])
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer | nn.Module) -> str:
@@ -101,77 +113,45 @@ def tokenizer_fingerprint(tokenizer: Tokenizer | nn.Module) -> str:
     return fingerprint(tokenizer, settings)
 
 
-def make_plan(tokenizer: Tokenizer, source: str | Path, settings: EncodeSettings | None = None) -> Plan:
-    """Plan the encoding of a folder of pictures (or of one).
+def make_plan(tokenizer: Tokenizer, source: str | Path | Input, settings: EncodeSettings | None = None) -> Plan:
+    """Plan the encoding of an input, or of what `open_input` finds at a path.
 
-    Raises: FileNotFoundError, ValueError as `list_images`; TypeError for an option that `tokenizer.encode` lacks.
+    Raises: FileNotFoundError, ValueError as `open_input`, or if there is no picture; TypeError for an option that
+    `tokenizer.encode` lacks.
     """
     settings = settings or EncodeSettings()
-    pictures = _pictures(Path(source))
+    given = open_input(source) if isinstance(source, str | Path) else source
+    entries, fields = tuple(given.entries()), given.fields
+    if not entries:
+        raise ValueError(f"{source}: expected at least one picture, found none")
     name = tokenizer.spec.name
     check_settings(f"{name}.encode", tokenizer.encode, settings.options)
     record = {
-        "inputs": {"count": len(pictures), "sha256": _inputs_hash(pictures)},
+        "inputs": {"count": len(entries), "sha256": _inputs_hash(entries)},
+        "fields": {field.name: str(field.type) for field in fields},
         "tokenizer": name,
         "fingerprint": tokenizer_fingerprint(tokenizer),
         "transform": str(getattr(tokenizer, "preprocess", Preprocess())),
         "columns": _columns(tokenizer.spec.codebook_sizes, settings),
         "batch": settings.batch,
         "batch_pixels": settings.batch_pixels,
+        "max_pixels": settings.max_pixels,
         "shard_samples": settings.shard_samples,
         "threads": settings.threads,
+        "seed": settings.seed,
         "device": settings.device,
         "options": settings.options,
         "split": settings.split,
-        "decoder": f"Pillow {PIL.__version__}, libjpeg-turbo {features.version_feature('libjpeg_turbo')}",
+        "decoder": decoder_name(),
         "torch": str(torch.__version__),
     }
-    return Plan(pictures, settings, record)
+    return Plan(given, entries, fields, settings, record)
 
 
-def claim_folder(plan: Plan, out: Path) -> None:
-    """Write dataset.json into a new store, or check that the one there is of the same plan.
-
-    Raises: ValueError naming every field that differs, or if the folder holds something else.
-    """
-    file = out / "dataset.json"
-    dataset = {
-        "format": "vistok-store",
-        "version": FORMAT_VERSION,
-        "plan_hash": plan.hash,
-        "num_shards": plan.num_shards,
-        **plan.record,
-    }
-    if not file.exists():
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"{out}: expected a folder for the store, got a file")
-        if out.exists() and any(not entry.name.startswith(file.name) for entry in out.iterdir()):
-            raise ValueError(f"{out}: expected a new or empty folder or a token store, got other files; choose another")
-        write_atomic(file, (json.dumps(dataset, indent=2) + "\n").encode())
-    dataset = json.loads(json.dumps(dataset))  # lists for tuples, as in the file
-    there = json.loads(file.read_text(encoding="utf-8"))
-    if there.get("plan_hash") != plan.hash:
-        raise ValueError(
-            f"{out} was made by another plan: {'; '.join(_differences(there, dataset))}. "
-            "Give the same settings and pictures, or another folder"
-        )
-
-
-def _pictures(source: Path) -> tuple[Picture, ...]:
-    root = source.parent if source.is_file() else source
-    found = []
-    for path in list_images(source):
-        state = path.stat()
-        # Names that are not UTF-8 are spelled out, because parquet holds nothing else.
-        key = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
-        found.append(Picture(key, path, state.st_size, state.st_mtime_ns))
-    return tuple(sorted(found, key=lambda picture: picture.key))
-
-
-def _inputs_hash(pictures: Iterable[Picture]) -> str:
+def _inputs_hash(entries: Iterable[Entry]) -> str:
     digest = hashlib.sha256()
-    for picture in pictures:
-        digest.update(json.dumps([picture.key, picture.size, picture.mtime_ns]).encode())
+    for entry in entries:
+        digest.update(json.dumps(astuple(entry)).encode())
     return digest.hexdigest()
 
 
@@ -180,12 +160,3 @@ def _columns(codebook_sizes: tuple[int, ...], settings: EncodeSettings) -> dict[
     dtypes = {"indices": ids, "embeds": settings.embeds_dtype}
     wanted = settings.columns or (("indices",) if codebook_sizes else ("embeds",))
     return {name: dtype for name, dtype in dtypes.items() if name in wanted}
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    fields = sorted({*there, *here} - {"plan_hash"})
-    return [
-        f"{name}: there {there.get(name)!r}, here {here.get(name)!r}"
-        for name in fields
-        if there.get(name) != here.get(name)
-    ]

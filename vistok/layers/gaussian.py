@@ -1,5 +1,6 @@
 """Diagonal Gaussian bottleneck of a variational autoencoder (Kingma & Welling, arXiv:1312.6114)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,18 @@ class Gaussian(NamedTuple):
         mean, logvar = moments.float().chunk(2, dim=-1)
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw [..., C]; gradients reach both moments."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+        """Draw [..., C]; gradients reach both moments. Several generators: one for each item of a batch [B, ..., C].
+
+        Raises: ValueError unless there are as many generators as items.
+        """
+        if isinstance(generator, Sequence):
+            if len(generator) != len(self.mean):
+                raise ValueError(f"expected one generator or one per item, {len(self.mean)}, got {len(generator)}")
+            draws = [torch.randn(self.mean.shape[1:], generator=one, device=one.device) for one in generator]
+            noise = torch.stack(draws).to(self.mean.device)
+        else:
+            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:

@@ -26,21 +26,41 @@ class Preprocess:
 
         Raises: ValueError naming shape and dtype of anything else.
         """
+        return as_float(self.arrange(picture))
+
+    def arrange(self, picture: Any) -> Tensor:
+        """The picture resized and cropped, [3, H, W]: uint8 if it came so and nothing resized it, for `as_float`."""
         image = _to_tensor(picture)
-        height, width = image.shape[1:]
         if self.resize is not None:
-            scale = self.resize / min(height, width)
-            size = (max(1, round(height * scale)), max(1, round(width * scale)))
-            image = torch.nn.functional.interpolate(image[None], size=size, mode="bicubic", antialias=True)[0].clamp(
-                0, 1
-            )
-            height, width = size
+            size = self._resized(*image.shape[1:])
+            pixels = as_float(image)[None]
+            image = torch.nn.functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
         if self.crop is not None:
+            height, width = image.shape[1:]
             if min(height, width) < self.crop:
                 raise ValueError(f"preprocess: expected sides of at least crop={self.crop}, got {height}x{width}")
             top, left = (height - self.crop) // 2, (width - self.crop) // 2
             image = image[:, top : top + self.crop, left : left + self.crop]
         return image
+
+    def crop_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
+        """Top, left, height and width of what a crop leaves of a picture, in its pixels before any resizing."""
+        if self.crop is None:
+            return None
+        rows, cols = (height, width) if self.resize is None else self._resized(height, width)
+        tall, wide = height / rows, width / cols
+        top, left = (rows - self.crop) // 2 * tall, (cols - self.crop) // 2 * wide
+        return round(top), round(left), round(self.crop * tall), round(self.crop * wide)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        assert self.resize is not None
+        scale = self.resize / min(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Images [..., 3, H, W], one or a batch: uint8 to float32 in [0, 1], float as they are."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
 def _to_tensor(picture: Any) -> Tensor:
@@ -56,4 +76,4 @@ def _to_tensor(picture: Any) -> Tensor:
             f"preprocess: expected an RGB picture, uint8 [H, W, 3] or tensor [3, H, W], got {list(image.shape)} "
             f"{image.dtype} from {type(picture).__name__}"
         )
-    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    return image

@@ -5,7 +5,7 @@ sees the whole image, so any height and width work (reflect-pad, crop) and tiles
 B images, C channels, H and W pixels, D token width; h and w are rows and columns of tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -106,12 +106,12 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         budget: int | Tensor | None = None,
         tile: int | None = None,
         sample: bool = False,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> TokenTensor:
         """images [B, 3, H, W] in [0, 1] -> tokens in raster order with embeds [B, h*w, D], and indices if discrete.
 
         tile: work on tiles of that many pixels, for large images in bounded memory; the same tokens up to rounding,
-        recorded in the spec. sample: draw the Gaussian latent with `generator`, else its mean.
+        recorded in the spec. sample: draw the Gaussian latent with `generator`, one or one per image, else its mean.
         Raises: ValueError naming the shape or range that is wrong, or a budget: a grid has no shorter form.
         """
         if budget is not None:
@@ -170,7 +170,9 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         pixels: Tensor = self.decoder(latents.to(next(self.decoder.parameters()).dtype))
         return pixels.permute(0, 2, 3, 1) + 0.5
 
-    def _tokens(self, moments: Tensor, sample: bool, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _tokens(
+        self, moments: Tensor, sample: bool, generator: torch.Generator | Sequence[torch.Generator] | None
+    ) -> dict[str, Tensor]:
         flat = moments.flatten(1, 2)
         if self.quantizer is not None:
             quantized: Quantized = self.quantizer(flat)
