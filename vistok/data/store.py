@@ -33,7 +33,7 @@ Indices = Sequence[int] | Tensor | IntArray
 
 
 class TokenStore:
-    """Samples in the order of their keys; only committed shards count. Files are opened at first use, per process.
+    """Samples in the order of the plan; only committed shards count. Files are opened at first use, per process.
 
     Pickles as its path and the numbers of its shards, so DataLoader workers open the files themselves.
     """
@@ -103,7 +103,7 @@ class TokenStore:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Per sample its key: the path below the encoded folder."""
+        """Per sample its key: its path below the encoded folder, in an archive or a table."""
         return [key for slot in range(len(self.shards)) for key in self.read_rows(slot, ["key"])["key"].to_pylist()]
 
     @cached_property
