@@ -41,7 +41,7 @@ class _Shades:
 
 def _load(source, entries=None, preprocess=None, threads=2, max_pixels=10**6):
     failed: list[tuple[str, str]] = []
-    options = {"threads": threads, "max_pixels": max_pixels}
+    options = {"threads": threads, "ahead": 4, "max_pixels": max_pixels}
     found = load(
         entries or source.entries(),
         source,
@@ -112,6 +112,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_behind():
         source.fields,
         Preprocess(),
         threads=3,
+        ahead=4,
         max_pixels=32,
         failed=lambda entry, error: None,
     )

@@ -225,8 +225,9 @@ def _parquet_arrays(root: Path, shards: int) -> Iterator[Array]:
 
 
 def _tar_arrays(root: Path, shards: int) -> Iterator[Array]:
-    from webdataset import WebDataset
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    urls = [str(_file(root, shard, "tar")) for shard in range(shards)]
-    for sample in WebDataset(urls, shardshuffle=False, empty_check=False):
-        yield np.frombuffer(sample["ids"], np.uint16)
+    for path in (_file(root, shard, "tar") for shard in range(shards)):
+        with path.open("rb") as stream:  # WebDataset itself would leave it to the garbage collector to close
+            for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
+                yield np.frombuffer(sample["ids"], np.uint16)

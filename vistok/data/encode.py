@@ -147,6 +147,7 @@ def encode_shard(
             plan.fields,
             getattr(tokenizer, "preprocess", Preprocess()),
             threads=schedule.decode_threads,
+            ahead=2 * plan.settings.batch,  # while one batch is encoded, the next can be decoded
             max_pixels=plan.settings.max_pixels,
             failed=lambda entry, error: failed(entry.key, error),
         )

@@ -17,7 +17,6 @@ from vistok.data.decode_image import decode_image
 from vistok.data.inputs.entry import Entry, Input
 
 MAX_BYTES = 1 << 28  # of one picture's file
-_AHEAD = 4  # pictures that may wait for the tokenizer, besides one in each thread
 
 
 class Loaded(NamedTuple):
@@ -34,12 +33,14 @@ def load(
     preprocess: Callable[[Any], Tensor],
     *,
     threads: int,
+    ahead: int,
     max_pixels: int,
     failed: Callable[[Entry, Exception], None],
 ) -> Iterator[Loaded]:
     """Yield every entry that can be read, in order; `failed` hears of the others.
 
-    fields: columns of the rows besides the store's own. At most about `max_pixels` decoded pixels wait at a time.
+    fields: columns of the rows besides the store's own. At most `ahead` pictures, and about `max_pixels` decoded
+    pixels, wait at a time, besides one in each thread.
     """
     reader = _Reader(source, fields, preprocess, max_pixels, _Room(max_pixels))
     waiting: deque[tuple[Entry, Future[_Decoded]]] = deque()
@@ -58,7 +59,7 @@ def load(
         try:
             for turn, entry in enumerate(entries):
                 waiting.append((entry, pool.submit(reader.read, turn, entry)))
-                if len(waiting) >= threads + _AHEAD:
+                if len(waiting) >= threads + ahead:
                     yield from first()
             while waiting:
                 yield from first()
