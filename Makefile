@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --constraint .ci/constraints.txt
 # Keeps the checkout itself off sys.path: triton_kernels/ and tests/ are no packages of ours.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench kernels gpu
 
 setup: .venv/.ready
 
@@ -28,6 +28,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Triton kernels without a GPU, each in a process of its own: in the interpreter, and compiled for three processors.
+kernels: setup
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels/interpreter.py
+	$(BIN)/python -m pytest -q tests/kernels/ahead_of_time.py
+
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
 
 bench: setup
 	$(BIN)/vistok bench

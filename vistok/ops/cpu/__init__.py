@@ -1,0 +1,1 @@
+"""C++ back ends: one .cpp file per op, and `library`, which builds and loads it."""
