@@ -19,6 +19,7 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import batched_sample_vectors, noop, sample_vectors_distributed
 
 from vistok.ops.check_ids import check_ids
+from vistok.ops.code_statistics import code_statistics
 from vistok.ops.code_usage import batch_usage
 from vistok.ops.nearest_code import nearest_code
 from vistok.ops.straight_through import rotate, straight_through, unit_vectors
@@ -115,7 +116,7 @@ class VQ(nn.Module):
             pass_gradient = _GRADIENTS[self.gradient] if self.training else straight_through
             embeds = pass_gradient(rows, codes).to(z.dtype)
             if self.training:
-                self._update(rows.detach(), ids)
+                self._update(rows.detach(), ids, codebook)
         stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
         lead = z.shape[:-1]
         loss = self.commitment_weight * commitment
@@ -147,10 +148,10 @@ class VQ(nn.Module):
         state.all_reduce_fn = distributed.all_reduce if running else noop
         state.sample_fn = state.replace_sample_fn = sample_vectors_distributed if running else batched_sample_vectors
 
-    def _statistics(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(self, rows: Tensor, ids: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
         """counts [K] and sums [K, D] of the vectors that each code won, over all processes."""
-        counts = rows.new_zeros(self.codebook_sizes[0]).index_add_(0, ids, rows.new_ones(len(rows)))
-        sums = rows.new_zeros(self.codebook_sizes[0], self.dim).index_add_(0, ids, rows)
+        found = code_statistics(rows, ids, codebook)
+        counts, sums = found.counts.to(rows), found.sums
         self._state.all_reduce_fn(counts)
         self._state.all_reduce_fn(sums)
         return counts, sums
@@ -173,7 +174,7 @@ class VQ(nn.Module):
         means = state.sample_fn(rows[None], self.codebook_sizes[0])[0]
         counts = means.new_ones(len(means))
         for _ in range(self.kmeans_iterations):
-            counts, sums = self._statistics(rows, self._search(rows, means))
+            counts, sums = self._statistics(rows, self._search(rows, means), means)
             moved = sums / counts.clamp(min=1)[:, None]
             moved = unit_vectors(moved) if self.metric == "cosine" else moved
             means = moved.where(counts[:, None] > 0, means)
@@ -189,9 +190,9 @@ class VQ(nn.Module):
         state.initted.fill_(True)
 
     @torch.no_grad()
-    def _update(self, rows: Tensor, ids: Tensor) -> None:
+    def _update(self, rows: Tensor, ids: Tensor, codebook: Tensor) -> None:
         state = self._state
-        counts, sums = self._statistics(rows, ids)
+        counts, sums = self._statistics(rows, ids, codebook)
         state.cluster_size[0].lerp_(counts.to(state.cluster_size), 1 - self.decay)
         state.embed_avg[0].lerp_(sums.to(state.embed_avg), 1 - self.decay)
         state.update_ema()
