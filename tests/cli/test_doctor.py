@@ -12,7 +12,16 @@ def test_this_installation_is_well() -> None:
     program = "import sys; from vistok.cli.main import main; sys.exit(main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for word in (vistok.__version__, "torch", "compiler", "CUDA", "weights vq_nano", "weights kl_nano", "all is well"):
+    for word in (
+        vistok.__version__,
+        "torch",
+        "compiler",
+        "op nearest_code",
+        "CUDA",
+        "weights vq_nano",
+        "weights kl_nano",
+        "all is well",
+    ):
         assert word in done.stdout
 
 

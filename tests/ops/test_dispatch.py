@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vistok.ops import code_statistics, dispatch, explain, nearest_code, use
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, choose, run
+from vistok.ops.dispatch import NAMES, SINGLE, Backend, choose, run, survey
 
 X, CODES = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.eye(3)
 
@@ -166,3 +166,11 @@ def test_vmap_gives_what_each_item_gives_alone() -> None:
     ids = nearest_code(batch, CODES)
     counts = torch.func.vmap(lambda x, i: code_statistics(x, i, CODES).counts)(batch, ids)
     assert torch.equal(counts.sum(1), torch.full((4,), 6))
+
+
+def test_the_survey_names_a_back_end_and_a_reason_for_every_op() -> None:
+    found = survey("cpu")
+    assert {"nearest_code", "code_statistics"} <= found.keys()
+    assert all(choice.backend in NAMES and choice.reason for choice in found.values())
+    with use("reference"):
+        assert {choice.backend for choice in survey("cpu").values()} == {"reference"}

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import vistok
+from vistok.ops.dispatch import survey
 from vistok.registry import create, info, list_tokenizers
 
 _LIBRARIES = {
@@ -60,6 +61,7 @@ def _findings() -> Iterator[Finding]:
     yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
     yield Finding("CUDA", _cuda())
     yield Finding("compiler", _compiler())
+    yield from _ops()
     yield _cache()
     yield from _embedded()
 
@@ -117,6 +119,13 @@ def _cuda() -> str:
 def _compiler() -> str:
     candidates = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
     return next((path for name in candidates if name and (path := shutil.which(name))), "absent; torch code is used")
+
+
+def _ops() -> Iterator[Finding]:
+    """The back end of every hot op, on this processor and on a GPU if there is one."""
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for name, choice in survey(device).items():
+            yield Finding(f"op {name}", f"{device}: {choice.backend}; {choice.reason}")
 
 
 def _cache() -> Finding:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,22 @@ def explain(op: str | Callable[..., Any], *tensors: Tensor, backend: str | None 
     Raises: KeyError for an unknown op, ValueError if a back end was asked for that cannot run.
     """
     name = op if isinstance(op, str) else op.__name__
-    function = getattr(import_module("vistok.ops"), name, None)
-    backends = getattr(sys.modules.get(getattr(function, "__module__", "")), "BACKENDS", None)
+    backends = _backends(name)
     if backends is None:
         raise KeyError(f"explain: expected an op of vistok.ops that has back ends, got {name!r}")
     return choose(name, backends, tensors, backend)
+
+
+def survey(device: str = "cpu") -> dict[str, Choice]:
+    """For every op the back end that float32 tensors of usual shape on `device` get, and why."""
+    x = torch.empty(0, device=device)
+    found: dict[str, Choice] = {}
+    for name in import_module("vistok.ops").__all__:
+        backends = _backends(name)
+        if backends is not None:
+            usual = {backend: replace(declared, fits=_fits_always) for backend, declared in backends.items()}
+            found[name] = choose(name, usual, (x,), None)
+    return found
 
 
 def run(op: str, backends: Backends, asked: str, tensors: tuple[Tensor, ...], *options: Any) -> Any:
@@ -125,6 +137,13 @@ def choose(op: str, backends: Backends, tensors: tuple[Tensor, ...], asked: str 
             return Choice(name, "; ".join(obstacles) or "the fastest back end can run")
         obstacles.append(f"{name}: {obstacle}")
     raise AssertionError(f"{op} declares no reference")
+
+
+def _backends(name: str) -> Backends | None:
+    function = getattr(import_module("vistok.ops"), name, None)
+    if not isinstance(function, FunctionType):
+        return None
+    return getattr(sys.modules.get(function.__module__), "BACKENDS", None)
 
 
 def _known(name: str, asker: str) -> str:
