@@ -1,0 +1,111 @@
+"""How a module changes its tokens: squared norms and dot products of inputs and outputs. N tokens, D width.
+
+|a_i|^2, |b_i|^2 and a_i.b_i for every token i, in one read of both. Ratio of norms and cosine follow from them:
+`vistok.ops.transition_score`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vistok.ops.cpu import library
+from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+
+_CELLS = 1 << 22
+# As in numbers.h.
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class TransitionStats(NamedTuple):
+    """a_squared, b_squared and dot [...] in float32, or float64 for float64 inputs."""
+
+    a_squared: Tensor
+    b_squared: Tensor
+    dot: Tensor
+
+
+def transition_stats(
+    a: Tensor, b: Tensor, *, add_to: TransitionStats | None = None, backend: str | None = None
+) -> TransitionStats:
+    """|a|^2, |b|^2 and a.b along the last axis of a, b [..., D]; gradients reach both.
+
+    add_to: stats of other layers; the sums are those of all layers' vectors side by side.
+    backend: "reference", "cpu" or "triton" instead of the one that `vistok.ops.explain` names.
+
+    Raises: ValueError if shapes disagree, dtypes are not floating, or the back end cannot run.
+    """
+    if a.ndim < 1 or a.shape != b.shape:
+        raise ValueError(
+            f"transition_stats: expected a and b of one shape [..., D], got {list(a.shape)} and {list(b.shape)}"
+        )
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise ValueError(f"transition_stats: expected floating-point a and b, got {a.dtype} and {b.dtype}")
+    stats = TransitionStats(*_op(a, b, backend or ""))
+    return stats if add_to is None else TransitionStats(*(x + y for x, y in zip(add_to, stats, strict=True)))
+
+
+@torch.library.custom_op("vistok::transition_stats", mutates_args=())
+def _op(a: Tensor, b: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    rows = tuple(tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1]) for tensor in (a, b))
+    found = run("transition_stats", BACKENDS, backend, rows)
+    x, y, z = (values.reshape(a.shape[:-1]) for values in found)
+    return x, y, z
+
+
+@_op.register_fake
+def _fake(a: Tensor, b: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, z = (a.new_empty(a.shape[:-1], dtype=_computed_in(a, b)) for _ in range(3))
+    return x, y, z
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _backward(ctx: Any, of_a: Tensor, of_b: Tensor, of_dot: Tensor) -> tuple[Tensor, Tensor, None]:
+    a, b = ctx.saved_tensors
+    of_a, of_b, of_dot = 2 * of_a[..., None], 2 * of_b[..., None], of_dot[..., None]
+    return (of_a * a + of_dot * b).to(a.dtype), (of_b * b + of_dot * a).to(b.dtype), None
+
+
+_op.register_autograd(_backward, setup_context=_remember)
+batch_by_loop(_op)
+
+
+def _computed_in(a: Tensor, b: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+
+
+def _reference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b [N, D] -> three times [N], as all back ends below."""
+    out = a.new_empty(3, len(a), dtype=_computed_in(a, b))
+    rows = max(1, _CELLS // max(1, a.shape[1]))
+    for start in range(0, len(a), rows):
+        x, y = a[start : start + rows].to(out.dtype), b[start : start + rows].to(out.dtype)
+        out[:, start : start + rows] = torch.stack([(x * x).sum(1), (y * y).sum(1), (x * y).sum(1)])
+    return out[0].clone(), out[1].clone(), out[2].clone()
+
+
+def _cpu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    stats = library.function("transition_stats")
+    kind = torch.promote_types(a.dtype, b.dtype)
+    a, b = (rows if rows.stride(1) == 1 else rows.contiguous() for rows in (a.to(kind), b.to(kind)))
+    out = tuple(torch.empty(len(a)) for _ in range(3))
+    pointers = (tensor.data_ptr() for tensor in (a, b, *out))
+    stats(*pointers, _ELEMENTS[kind], *a.shape, a.stride(0), b.stride(0), torch.get_num_threads())
+    return out[0], out[1], out[2]
+
+
+def _triton(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from vistok.triton_kernels import transition_stats as kernel
+
+    x, y, z = kernel.stats(a, b)
+    return x, y, z
+
+
+BACKENDS = {
+    "reference": Backend(_reference),
+    "cpu": Backend(_cpu, "cpu", SINGLE, library="transition_stats"),
+    "triton": Backend(_triton, "cuda", SINGLE),
+}
