@@ -98,10 +98,11 @@ def test_certified_ids_are_the_float64_argmin_of_a_hundred_thousand_rows(kind: s
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
-@pytest.mark.parametrize("codes", [4095, 4096, 4097, 9001])
+@pytest.mark.parametrize("codes", [1023, 1024, 1025, 9001])
 def test_it_equals_brute_force_when_codes_and_rows_do_not_fill_their_tiles(codes: int, metric: str) -> None:
     x, codebook = integers(0, 1030, 3, largest=9), integers(1, codes, 3, largest=9)
-    assert torch.equal(nearest_code(x, codebook, metric), brute_force(x, codebook, metric))
+    for backend in ("reference", "cpu"):
+        assert torch.equal(nearest_code(x, codebook, metric, backend=backend), brute_force(x, codebook, metric))
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
@@ -109,7 +110,8 @@ def test_a_tie_across_tiles_goes_to_the_lowest_index(metric: str) -> None:
     codebook = torch.zeros(9000, 2)
     codebook[:, 1] = -1.0
     codebook[[77, 5000, 8999]] = torch.tensor([1.0, 0.0])
-    assert nearest_code(torch.tensor([[1.0, 0.0]]), codebook, metric).tolist() == [77]
+    for backend in ("reference", "cpu"):
+        assert nearest_code(torch.tensor([[1.0, 0.0]]), codebook, metric, backend=backend).tolist() == [77]
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])

@@ -1,9 +1,14 @@
 """Hot operations: one file per op, its functions bound here."""
 
 from .attention_rows import AttentionRows, attention_rows
+from .bipartite_match import bipartite_match
 from .code_statistics import code_statistics
 from .code_usage import code_counts, perplexity, usage
+from .compact import Compact, compact, scatter_back
 from .dispatch import explain, use
+from .k_center import KCenter, k_center
+from .max_sum import MaxSum, max_sum
+from .merge import Merged, merge, unmerge
 from .nearest_code import nearest_code
 from .stable_topk import stable_topk
 from .transition_score import transition_score
@@ -11,16 +16,27 @@ from .transition_stats import TransitionStats, transition_stats
 
 __all__ = [
     "AttentionRows",
+    "Compact",
+    "KCenter",
+    "MaxSum",
+    "Merged",
     "TransitionStats",
     "attention_rows",
+    "bipartite_match",
     "code_counts",
     "code_statistics",
+    "compact",
     "explain",
+    "k_center",
+    "max_sum",
+    "merge",
     "nearest_code",
     "perplexity",
+    "scatter_back",
     "stable_topk",
     "transition_score",
     "transition_stats",
+    "unmerge",
     "usage",
     "use",
 ]
