@@ -20,13 +20,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vistok.bench.timing import Timing, in_turn
+from vistok.bench.timing import Candidates, Timing, in_turn
 from vistok.data.shard import FORMAT_VERSION, Sample, write_shard
 from vistok.data.store import TokenStore
 from vistok.tokens import TokenSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Candidates = Mapping[str, Callable[[], object]]
 _CODES = 4096
 _WORDS = ("grey", "cat", "on", "a", "wall", "in", "the", "sun", "red", "boat")
 _ARROW_ROWS, _PARQUET_ROWS = 512, 1000

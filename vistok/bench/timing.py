@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+Candidates = Mapping[str, Callable[[], object]]
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -15,10 +17,10 @@ class Timing:
     ratio: float
 
 
-def in_turn(candidates: Mapping[str, Callable[[], object]], rounds: int = 7) -> list[Timing]:
+def in_turn(candidates: Candidates, rounds: int = 7, *, clock: Callable[[], float] = time.perf_counter) -> list[Timing]:
     """Call every candidate once per round, after one call to warm up; the first candidate is the base of the ratios.
 
-    Raises: ValueError without candidates or rounds.
+    clock: in seconds; `time.process_time` for what runs in one thread. Raises: ValueError without candidates or rounds.
     """
     if not candidates or rounds < 1:
         raise ValueError(f"in_turn: expected candidates and rounds >= 1, got {list(candidates)} and {rounds}")
@@ -27,9 +29,9 @@ def in_turn(candidates: Mapping[str, Callable[[], object]], rounds: int = 7) -> 
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            began = time.perf_counter()
+            began = clock()
             call()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     base = next(iter(seconds.values()))
     return [
         Timing(name, median(taken), median(t / b for t, b in zip(taken, base, strict=True)))

@@ -9,21 +9,21 @@ from rich.table import Table
 from vistok.config import unknown
 from vistok.report.json_file import write_json
 
-_NOT_BENCHMARKS = ("__init__", "timing")
+_NOT_BENCHMARKS = ("timing",)
 
 
 def bench(name: str | None = None, rounds: int = 7, json: str | None = None) -> None:
     """Run one benchmark, or all of them.
 
     Args:
-        name: file in vistok/bench, for example nearest_code.
+        name: file in vistok/bench, for example ops.
         rounds: times every candidate is called; the medians are printed.
         json: file to write the numbers to.
     """
     stems = sorted(
         path.name.removesuffix(".py") for path in files("vistok.bench").iterdir() if path.name.endswith(".py")
     )
-    known = [stem for stem in stems if stem not in _NOT_BENCHMARKS]
+    known = [stem for stem in stems if stem not in _NOT_BENCHMARKS and not stem.startswith("_")]
     if name is not None and name not in known:
         raise KeyError(unknown("benchmark", name, known))
     rows = []
