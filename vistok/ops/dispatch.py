@@ -178,12 +178,13 @@ def _obstacle(name: str, backends: Backends, tensors: tuple[Tensor, ...]) -> str
 
 
 def _device_obstacle(backend: Backend, tensors: tuple[Tensor, ...]) -> str | None:
-    if backend.device == "cuda" and importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
     for tensor in tensors:
         interpreted = backend.device == "cuda" and _interpreting()
         if backend.device not in (None, tensor.device.type) and not interpreted:
             return f"the tensors are on {tensor.device.type}, not on {backend.device}"
+    # Last, because looking for a package takes longer than all the rest.
+    if backend.device == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
     return None
 
 
