@@ -106,6 +106,7 @@ def test_tensors_on_a_gpu_go_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_machine_without_triton_has_no_triton_back_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton is not installed"):
         choose("op", TABLE, (X,), "triton")
