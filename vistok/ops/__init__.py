@@ -2,11 +2,14 @@
 
 from .attention_rows import AttentionRows, attention_rows
 from .bipartite_match import bipartite_match
+from .bsq import bsq, bsq_unpack
 from .code_statistics import code_statistics
 from .code_usage import code_counts, perplexity, usage
 from .compact import Compact, compact, scatter_back
 from .dispatch import explain, use
+from .fsq import fsq, fsq_unpack
 from .k_center import KCenter, k_center
+from .lfq import lfq, lfq_unpack
 from .max_sum import MaxSum, max_sum
 from .merge import Merged, merge, unmerge
 from .nearest_code import nearest_code
@@ -23,11 +26,17 @@ __all__ = [
     "TransitionStats",
     "attention_rows",
     "bipartite_match",
+    "bsq",
+    "bsq_unpack",
     "code_counts",
     "code_statistics",
     "compact",
     "explain",
+    "fsq",
+    "fsq_unpack",
     "k_center",
+    "lfq",
+    "lfq_unpack",
     "max_sum",
     "merge",
     "nearest_code",

@@ -4,8 +4,8 @@ m_i = min over picks p of d(i, p); the next pick is argmax_i m_i, ties to the lo
 the best cover). d(a, b) = |a - b|^2 ("l2"), or 1 - cos(a, b) ("cosine"), computed as half of |a/|a| - b/|b||^2, in
 which a token of length zero stays zero. The picks for k are the first k of those for any larger number.
 
-Where k is large, the Triton back end takes distances from products, n_a + n_b - 2 a.b of tokens moved by their mean:
-they are right to a few units in the last place of the longest |a|^2, not of the distance.
+The Triton back end takes distances of tokens wider than 64 from products, n_a + n_b - 2 a.b of tokens moved by their
+mean, unless few of many tokens are picked: these are right to a few units in the last place of the longest |a|^2.
 """
 
 from typing import Any, NamedTuple
