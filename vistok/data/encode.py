@@ -27,6 +27,8 @@ from vistok.data.shard import Sample, locked, read_commit, stored_columns, write
 from vistok.layers.preprocess import Preprocess, as_float
 from vistok.protocols import Tokenizer
 
+Commits = dict[int, dict[str, Any]]  # commit records by shard
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -116,9 +118,11 @@ def run_plan(
                 max_restarts=schedule.max_restarts,
                 on_count=on_images,
             )
-    summary = _summary(plan, root, left, time.perf_counter() - begin)
-    _check_all_committed(plan, root, left, schedule)
-    return summary
+    seconds = time.perf_counter() - begin
+    found = {shard: read_commit(root, shard, plan.hash) for shard in range(plan.num_shards)}
+    commits = {shard: record for shard, record in found.items() if record is not None}
+    _check_all_committed(commits, root, left, schedule)
+    return _summary(plan, commits, left, seconds)
 
 
 def encode_shard(
@@ -254,8 +258,8 @@ def _is_left(plan: Plan, root: Path, shard: int, schedule: Schedule) -> bool:
     return record is None or (schedule.retry_errors and record["n_errors"] > 0)
 
 
-def _check_all_committed(plan: Plan, root: Path, done: list[int], schedule: Schedule) -> None:
-    missing = [shard for shard in done if read_commit(root, shard, plan.hash) is None]
+def _check_all_committed(commits: Commits, root: Path, done: list[int], schedule: Schedule) -> None:
+    missing = [shard for shard in done if shard not in commits]
     if missing:
         raise ValueError(
             f"{root}: more than {schedule.max_error_rate:.2%} of the pictures failed in {len(missing)} shards "
@@ -264,15 +268,14 @@ def _check_all_committed(plan: Plan, root: Path, done: list[int], schedule: Sche
         )
 
 
-def _summary(plan: Plan, root: Path, done: list[int], seconds: float) -> EncodeSummary:
-    found = [read_commit(root, shard, plan.hash) for shard in range(plan.num_shards)]
-    commits = [record for record in found if record is not None]
-    encoded = sum(record["n_samples"] for record in commits if record["shard"] in done)
+def _summary(plan: Plan, commits: Commits, done: list[int], seconds: float) -> EncodeSummary:
+    records = commits.values()
+    encoded = sum(commits[shard]["n_samples"] for shard in done)
     return EncodeSummary(
-        images=sum(record["n_samples"] for record in commits),
-        tokens=sum(record["n_tokens"] for record in commits),
-        bytes=sum(record["bytes"] for record in commits),
-        errors=sum(record["n_errors"] for record in commits),
+        images=sum(record["n_samples"] for record in records),
+        tokens=sum(record["n_tokens"] for record in records),
+        bytes=sum(record["bytes"] for record in records),
+        errors=sum(record["n_errors"] for record in records),
         shards=len(commits),
         shards_skipped=plan.num_shards - len(done),
         encoded=encoded,
