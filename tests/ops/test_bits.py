@@ -1,4 +1,4 @@
-"""Sign codes: ids and bits, and entropies against the table of all codes."""
+"""Entropies of sign codes against the table of all codes."""
 
 import math
 
@@ -8,40 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vistok.ops.bits import binary_entropy, mean_code_entropy, pack_bits, sample_code_entropy, unpack_bits
+from vistok.ops import lfq_unpack
+from vistok.ops.bits import binary_entropy, mean_code_entropy, sample_code_entropy
 
 
 def code_distribution(logits: Tensor) -> Tensor:
     """Softmax over the scores of all sign codes [N, 2^D]: a bit of 1 adds half its logit, 0 takes it away."""
     dim = logits.shape[1]
-    signs = unpack_bits(torch.arange(2**dim), dim, "msb").to(logits) * 2 - 1
+    signs = lfq_unpack(torch.arange(2**dim), dim).to(logits)
     return torch.softmax(logits / 2 @ signs.T, dim=1)
 
 
 def entropy(p: Tensor) -> Tensor:
     return -torch.xlogy(p, p).sum(-1)
-
-
-def test_the_two_bit_orders_by_hand() -> None:
-    bits = torch.tensor([True, False, False, False])
-    assert int(pack_bits(bits, "msb")) == 8 and int(pack_bits(bits, "lsb")) == 1
-    assert unpack_bits(torch.tensor(3), 4, "msb").tolist() == [False, False, True, True]
-    assert unpack_bits(torch.tensor(3), 4, "lsb").tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize("order", ["msb", "lsb"])
-@pytest.mark.parametrize("dim", range(1, 17))
-def test_every_id_round_trips(dim: int, order: str) -> None:
-    ids = torch.arange(2**dim)
-    assert torch.equal(pack_bits(unpack_bits(ids, dim, order), order), ids)
-
-
-def test_62_bits_fit_and_63_do_not() -> None:
-    assert int(pack_bits(torch.ones(62, dtype=torch.bool), "msb")) == 2**62 - 1
-    with pytest.raises(ValueError, match="expected 1..62"):
-        pack_bits(torch.ones(63, dtype=torch.bool), "msb")
-    with pytest.raises(ValueError, match="bit order: expected one of"):
-        pack_bits(torch.ones(4, dtype=torch.bool), "big")
 
 
 def test_binary_entropy_by_hand_and_at_the_ends() -> None:

@@ -1,33 +1,7 @@
-"""Sign codes: bits to ids and back, and the entropies of binary codebooks without their 2^D tables."""
+"""Entropies of sign codes by their bits, without the table of all 2^D codes."""
 
 import torch
 from torch import Tensor
-
-BIT_ORDERS = ("msb", "lsb")
-MAX_BITS = 62
-
-
-def bit_weights(bits: int, order: str, device: torch.device | None = None) -> Tensor:
-    """[bits] int64 value of each channel: "msb" = channel 0 counts most, "lsb" = channel 0 counts 1.
-
-    Raises: ValueError for another order, or bits outside 1..62 (ids are int64).
-    """
-    if order not in BIT_ORDERS:
-        raise ValueError(f"bit order: expected one of {BIT_ORDERS}, got {order!r}")
-    if not 1 <= bits <= MAX_BITS:
-        raise ValueError(f"bits: expected 1..{MAX_BITS} so that ids fit int64, got {bits}")
-    weights = 2 ** torch.arange(bits, dtype=torch.int64, device=device)
-    return weights.flip(0) if order == "msb" else weights
-
-
-def pack_bits(bits: Tensor, order: str) -> Tensor:
-    """bits [..., D] bool -> ids [...] int64."""
-    return (bits * bit_weights(bits.shape[-1], order, bits.device)).sum(-1)
-
-
-def unpack_bits(ids: Tensor, bits: int, order: str) -> Tensor:
-    """ids [...] int64 -> [..., bits] bool."""
-    return (ids.unsqueeze(-1) & bit_weights(bits, order, ids.device)) != 0
 
 
 def binary_entropy(logits: Tensor) -> Tensor:

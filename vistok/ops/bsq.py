@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistok.ops.batch_in_front import batch_in_front
 from vistok.ops.check_ids import check_ids
-from vistok.ops.dispatch import run
+from vistok.ops.dispatch import batch_by_loop, run
 from vistok.ops.lfq import BACKENDS, UNPACK, check_bits, check_vectors
 from vistok.ops.straight_through import unit_vectors
 
@@ -85,4 +84,4 @@ def _fake_unpack(indices: Tensor, dim: int, bit_order: str, backend: str) -> Ten
 
 _op.register_autograd(_backward, setup_context=_remember)
 for _each in (_op, _unpack_op):
-    batch_in_front(_each)
+    batch_by_loop(_each)

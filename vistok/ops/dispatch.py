@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -101,16 +101,23 @@ def survey(device: str = "cpu") -> dict[str, Choice]:
 def run(op: str, backends: Backends, asked: str, tensors: tuple[Tensor, ...], *options: Any) -> Any:
     """Call the chosen back end, outside autograd and autocast; the body of a torch.library op. asked "": automatic."""
     choice = choose(op, backends, tensors, asked or None)
-    with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
+    device = tensors[0].device.type
+    # Entering and leaving autocast costs more than a small op.
+    full_precision = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with torch.no_grad(), full_precision:
         return backends[choice.backend].run(*tensors, *options)
 
 
 def batch_by_loop(op: CustomOpDef) -> None:
     """Let torch.func.vmap map over `op`, one item at a time: the item's own back end computes it."""
 
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        if not info.batch_size:
+            raise ValueError("vmap: expected at least one item to map over, got none")
+        # A dim is None for what is not mapped, and a list of that for a list.
+        given = list(zip(args, in_dims, strict=True))
         items = [
-            op(*(arg if dim is None else arg.select(dim, item) for arg, dim in zip(args, in_dims, strict=True)))
+            op(*(arg.select(dim, item) if isinstance(dim, int) else arg for arg, dim in given))
             for item in range(info.batch_size)
         ]
         if isinstance(items[0], Tensor):
@@ -179,8 +186,7 @@ def _obstacle(name: str, backends: Backends, tensors: tuple[Tensor, ...]) -> str
 
 def _device_obstacle(backend: Backend, tensors: tuple[Tensor, ...]) -> str | None:
     for tensor in tensors:
-        interpreted = backend.device == "cuda" and _interpreting()
-        if backend.device not in (None, tensor.device.type) and not interpreted:
+        if backend.device not in (None, tensor.device.type) and not (backend.device == "cuda" and _interpreting()):
             return f"the tensors are on {tensor.device.type}, not on {backend.device}"
     # Last, because looking for a package takes longer than all the rest.
     if backend.device == "cuda" and importlib.util.find_spec("triton") is None:

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vistok.ops.batch_in_front import batch_in_front
 from vistok.ops.check_ids import check_ids
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import ANY_FLOAT, SINGLE, Backend, run
+from vistok.ops.dispatch import ANY_FLOAT, SINGLE, Backend, batch_by_loop, run
 
 _EPS = 1e-3
 _MOST_LEVELS = 1 << 16
@@ -156,7 +155,7 @@ def _fake_unpack(indices: Tensor, levels: list[int], backend: str) -> Tensor:
 
 _op.register_autograd(_backward, setup_context=_remember)
 for _each in (_op, _backward_op, _unpack_op):
-    batch_in_front(_each)
+    batch_by_loop(_each)
 
 
 def _reference(z: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,8 @@ def kept_places(keep: Tensor, lengths: Tensor | None, max_total: int | None) -> 
     if lengths is not None:
         counted = counted & (torch.arange(slots, device=keep.device) < lengths[:, None])
     if max_total is None and is_readable(keep):
-        places = counted.flatten().nonzero().squeeze(1)
+        # Several times faster than torch.nonzero.
+        places = torch.from_numpy(np.flatnonzero(counted.numpy()))
         starts = torch.searchsorted(places, torch.arange(batch + 1) * slots, out_int32=True)
         return places, starts, max((end - start for start, end in pairwise(starts.tolist())), default=0)
     return _places_by_sum(counted, max_total)

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistok.ops.batch_in_front import batch_in_front
 from vistok.ops.check_ids import check_ids
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
 
 BIT_ORDERS = ("msb", "lsb")
 MAX_BITS = 62
@@ -89,7 +88,7 @@ def _fake_unpack(indices: Tensor, dim: int, bit_order: str, backend: str) -> Ten
 
 _op.register_autograd(_backward, setup_context=_remember)
 for _each in (_op, _unpack_op):
-    batch_in_front(_each)
+    batch_by_loop(_each)
 
 
 def _weights(dim: int, bit_order: str, device: torch.device) -> Tensor:

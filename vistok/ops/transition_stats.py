@@ -41,32 +41,32 @@ def transition_stats(
         )
     if not (a.is_floating_point() and b.is_floating_point()):
         raise ValueError(f"transition_stats: expected floating-point a and b, got {a.dtype} and {b.dtype}")
-    stats = TransitionStats(*_op(a, b, backend or ""))
+    stats = TransitionStats(*_op(a, b, backend or "").unbind())
     return stats if add_to is None else TransitionStats(*(x + y for x, y in zip(add_to, stats, strict=True)))
 
 
 @torch.library.custom_op("vistok::transition_stats", mutates_args=())
-def _op(a: Tensor, b: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    rows = tuple(tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1]) for tensor in (a, b))
-    found = run("transition_stats", BACKENDS, backend, rows)
-    x, y, z = (values.reshape(a.shape[:-1]) for values in found)
-    return x, y, z
+def _op(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    """a, b [..., D] -> the three stats [3, ...]."""
+    count, width = a.shape[:-1].numel(), a.shape[-1]
+    rows = (a.reshape(count, width), b.reshape(count, width))
+    found: Tensor = run("transition_stats", BACKENDS, backend, rows)
+    return found.reshape(3, *a.shape[:-1])
 
 
 @_op.register_fake
-def _fake(a: Tensor, b: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, z = (a.new_empty(a.shape[:-1], dtype=_computed_in(a, b)) for _ in range(3))
-    return x, y, z
+def _fake(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    return a.new_empty((3, *a.shape[:-1]), dtype=_computed_in(a, b))
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[0], inputs[1])
 
 
-def _backward(ctx: Any, of_a: Tensor, of_b: Tensor, of_dot: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     a, b = ctx.saved_tensors
-    of_a, of_b, of_dot = 2 * of_a[..., None], 2 * of_b[..., None], of_dot[..., None]
-    return (of_a * a + of_dot * b).to(a.dtype), (of_b * b + of_dot * a).to(b.dtype), None
+    of_a, of_b, of_dot = gradient[..., None].unbind()
+    return (2 * of_a * a + of_dot * b).to(a.dtype), (2 * of_b * b + of_dot * a).to(b.dtype), None
 
 
 _op.register_autograd(_backward, setup_context=_remember)
@@ -77,31 +77,31 @@ def _computed_in(a: Tensor, b: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
 
 
-def _reference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """a, b [N, D] -> three times [N], as all back ends below."""
+def _reference(a: Tensor, b: Tensor) -> Tensor:
+    """a, b [N, D] -> [3, N], as all back ends below."""
     out = a.new_empty(3, len(a), dtype=_computed_in(a, b))
     rows = max(1, _CELLS // max(1, a.shape[1]))
     for start in range(0, len(a), rows):
         x, y = a[start : start + rows].to(out.dtype), b[start : start + rows].to(out.dtype)
         out[:, start : start + rows] = torch.stack([(x * x).sum(1), (y * y).sum(1), (x * y).sum(1)])
-    return out[0].clone(), out[1].clone(), out[2].clone()
+    return out
 
 
-def _cpu(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _cpu(a: Tensor, b: Tensor) -> Tensor:
     stats = library.function("transition_stats")
     kind = torch.promote_types(a.dtype, b.dtype)
     a, b = (rows if rows.stride(1) == 1 else rows.contiguous() for rows in (a.to(kind), b.to(kind)))
-    out = tuple(torch.empty(len(a)) for _ in range(3))
-    pointers = (tensor.data_ptr() for tensor in (a, b, *out))
-    stats(*pointers, _ELEMENTS[kind], *a.shape, a.stride(0), b.stride(0), torch.get_num_threads())
-    return out[0], out[1], out[2]
+    count, width = a.shape
+    out = torch.empty(3, count)
+    pointers = (a.data_ptr(), b.data_ptr(), out.data_ptr())
+    stats(*pointers, _ELEMENTS[kind], count, width, a.stride(0), b.stride(0), torch.get_num_threads())
+    return out
 
 
-def _triton(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _triton(a: Tensor, b: Tensor) -> Tensor:
     from vistok.triton_kernels import transition_stats as kernel
 
-    x, y, z = kernel.stats(a, b)
-    return x, y, z
+    return torch.stack(kernel.stats(a, b))
 
 
 BACKENDS = {

@@ -15,26 +15,12 @@
 #include <vector>
 
 #include "lanes.h"
+#include "reductions.h"
 
 constexpr int kVectors = 2;                         // running sums of one distance or product
 constexpr int64_t kStep = kVectors * Lanes::count;  // numbers that it takes at a time
 constexpr int64_t kShare = 1 << 20;                 // numbers of an item that are worth a thread of their own
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-inline float sum_of_lanes(Lanes::Float vector) {
-    float lanes[Lanes::count];
-    Lanes::store(lanes, vector);
-    for (int half = Lanes::count / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
-}
-
-inline bool all_finite(const float* values, int64_t count) {
-    float probe = 0;
-#pragma omp simd reduction(+ : probe)
-    for (int64_t i = 0; i < count; ++i) probe += values[i] * 0.0f;
-    return probe == 0;
-}
 
 // Tokens of one item, as given or copied: to rows of whole steps, and to unit length if `unit` (zero stays zero).
 struct Points {

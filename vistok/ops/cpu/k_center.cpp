@@ -17,12 +17,6 @@ constexpr int kTogether = 4;    // picks that a token meets at once
 constexpr int64_t kBlock = 64;  // tokens whose largest bound is kept
 constexpr double kUnit = 1.0 / (1 << 24);
 
-double sum_by_halves(double* values, int64_t width) {
-    for (; width > 1; width /= 2)
-        for (int64_t i = 0; i < width / 2; ++i) values[i] += values[i + width / 2];
-    return values[0];
-}
-
 // Squared distances of x to kCount picks; width is a multiple of kStep. With kLooks, false as soon as every partial sum
 // has reached `enough`: the sums only grow, so no distance can be below it.
 template <int kCount, bool kLooks>

@@ -1,7 +1,9 @@
 // |a|^2, |b|^2 and a.b of every pair of rows, in one pass over both.
 #include <cstdint>
+#include <cstring>
 
-#include "numbers.h"
+#include "reductions.h"
+#include "wide.h"
 
 namespace {
 
@@ -9,35 +11,47 @@ struct Rows {
     int64_t count, width, a_stride, b_stride, threads;
 };
 
+struct Sums {
+    Lanes::Float xx = Lanes::all(0.0f), yy = Lanes::all(0.0f), xy = Lanes::all(0.0f);
+
+    template <class Number>
+    void add(const Number* x, const Number* y) {
+        const Lanes::Float u = wide(x), v = wide(y);
+        xx = Lanes::fused(u, u, xx);
+        yy = Lanes::fused(v, v, yy);
+        xy = Lanes::fused(u, v, xy);
+    }
+};
+
 template <class Number>
 void stats(const Number* a, const Number* b, float* a_squared, float* b_squared, float* dot, const Rows& rows) {
+    const int64_t whole = rows.width / Lanes::count * Lanes::count, rest = rows.width - whole;
 #pragma omp parallel for num_threads(int(rows.threads)) schedule(static)
     for (int64_t row = 0; row < rows.count; ++row) {
         const Number *x = a + row * rows.a_stride, *y = b + row * rows.b_stride;
-        float xx = 0, yy = 0, xy = 0;
-#pragma omp simd reduction(+ : xx, yy, xy)
-        for (int64_t d = 0; d < rows.width; ++d) {
-            const float u = widen(x[d]), v = widen(y[d]);
-            xx = fused(u, u, xx);
-            yy = fused(v, v, yy);
-            xy = fused(u, v, xy);
+        Sums sums;
+        for (int64_t d = 0; d < whole; d += Lanes::count) sums.add(x + d, y + d);
+        if (rest) {
+            Number u[Lanes::count] = {}, v[Lanes::count] = {};
+            std::memcpy(u, x + whole, size_t(rest) * sizeof(Number));
+            std::memcpy(v, y + whole, size_t(rest) * sizeof(Number));
+            sums.add(u, v);
         }
-        a_squared[row] = xx;
-        b_squared[row] = yy;
-        dot[row] = xy;
+        a_squared[row] = sum_of_lanes(sums.xx);
+        b_squared[row] = sum_of_lanes(sums.yy);
+        dot[row] = sum_of_lanes(sums.xy);
     }
 }
 
 }  // namespace
 
-// a, b [count, width] of one element type, rows a_stride and b_stride numbers apart -> three times [count].
-extern "C" int transition_stats(const void* a, const void* b, float* a_squared, float* b_squared, float* dot,
-                                int64_t element, int64_t count, int64_t width, int64_t a_stride, int64_t b_stride,
-                                int64_t threads) {
+// a, b [count, width] of one element type, rows a_stride and b_stride numbers apart -> out [3, count].
+extern "C" int transition_stats(const void* a, const void* b, float* out, int64_t element, int64_t count, int64_t width,
+                                int64_t a_stride, int64_t b_stride, int64_t threads) {
     const Rows rows{count, width, a_stride, b_stride, threads};
     const auto run = [&](auto number) {
         using Number = decltype(number);
-        stats(static_cast<const Number*>(a), static_cast<const Number*>(b), a_squared, b_squared, dot, rows);
+        stats(static_cast<const Number*>(a), static_cast<const Number*>(b), out, out + count, out + 2 * count, rows);
     };
     if (element == kFloat32) run(float());
     if (element == kBFloat16) run(BFloat16());
