@@ -78,7 +78,7 @@ def test_eight_to_the_eighth_codes_need_no_table() -> None:
     z = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     out = quantizer(z)
     assert torch.equal(quantizer.lookup(out.indices), out.embeds)
-    assert sum(buffer.numel() for buffer in quantizer.buffers()) == 16
+    assert not list(quantizer.buffers())
 
 
 def test_casting_the_module_moves_no_id() -> None:

@@ -1,14 +1,12 @@
-"""Binary spherical quantization: signs of a unit vector, so the codes lie on the sphere too (arXiv:2406.07548).
+"""Binary spherical quantization (arXiv:2406.07548): the op `vistok.ops.bsq` with the losses of LFQ.
 
-u = z/|z|, code = sign(u)/sqrt(D) with sign(0) = -1, K = 2^D; the rest is LFQ with u in place of z: commitment =
-mean (u - sg code)^2, entropy terms of softmax(2 u.c / T) with the scaled codes. The gradient passes straight through
-to u, and from there through the normalisation to z.
+Commitment and entropy terms are those of LFQ with u = z/|z| in place of z and the scaled codes:
+commitment = mean (u - sg code)^2, p(code | z) = softmax(2 u.c / T).
 """
-
-import math
 
 from torch import Tensor
 
+from vistok.ops.bsq import bsq, bsq_unpack, magnitude
 from vistok.ops.straight_through import unit_vectors
 from vistok.quantizers.lfq import LFQ
 from vistok.registry import register
@@ -18,11 +16,17 @@ from vistok.registry import register
 class BSQ(LFQ):
     """2^dim sign codes of length 1 and width dim; settings as LFQ."""
 
+    def lookup(self, indices: Tensor) -> Tensor:
+        """ids [...] int64 -> codes [..., D] float32, zero where the id is -1. Raises: ValueError for other ids."""
+        return bsq_unpack(indices, self.dim, bit_order=self.bit_order)
+
     @property
     def magnitude(self) -> float:
         """1 / sqrt(D): codes have length 1."""
-        return 1 / math.sqrt(self.dim)
+        return magnitude(self.dim)
 
     def _vectors(self, rows: Tensor) -> Tensor:
-        # Signs are read from z itself: dividing by the length can only lose the sign of a tiny channel.
         return unit_vectors(rows)
+
+    def _quantize(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return bsq(rows, bit_order=self.bit_order)

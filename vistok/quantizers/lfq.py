@@ -1,18 +1,16 @@
-"""Lookup-free quantization: the sign of every channel is one bit of the id (arXiv:2310.05737).
+"""Lookup-free quantization (arXiv:2310.05737): the op `vistok.ops.lfq` with the losses of its paper. K = 2^D codes.
 
-code = sign(z) in {-1, 1}^D with sign(0) = -1, K = 2^D; commitment = mean (z - sg code)^2;
-entropy = g_s H_s - g_b H_b of p(code | z) = softmax(2 z.c / T): H_s the mean entropy of a vector's own distribution,
-H_b the entropy of their mean. H_s factorises into bits (exact), H_b is summed over groups of bits (an upper bound
-beyond `entropy_group` bits). Open-MAGVIT2 numbers its codes with bit_order "lsb".
+commitment = mean (z - sg code)^2;  entropy = g_s H_s - g_b H_b of p(code | z) = softmax(2 z.c / T): H_s the mean
+entropy of a vector's own distribution, H_b the entropy of their mean. H_s factorises into bits (exact), H_b is summed
+over groups of bits (an upper bound beyond `entropy_group` bits). Open-MAGVIT2 numbers its codes with bit_order "lsb".
 """
 
 import torch
 from torch import Tensor, nn
 
-from vistok.ops.bits import bit_weights, mean_code_entropy, pack_bits, sample_code_entropy, unpack_bits
-from vistok.ops.check_ids import check_ids
+from vistok.ops.bits import mean_code_entropy, sample_code_entropy
 from vistok.ops.code_usage import batch_usage
-from vistok.ops.straight_through import straight_through
+from vistok.ops.lfq import check_bits, lfq, lfq_unpack
 from vistok.ops.valid_rows import padded, valid_rows
 from vistok.protocols import Quantized
 from vistok.registry import register
@@ -42,7 +40,7 @@ class LFQ(nn.Module):
         Raises: ValueError for a dim outside 1..62, an unknown bit order, a temperature or group that is not positive.
         """
         super().__init__()
-        bit_weights(dim, bit_order)
+        check_bits(self._owner, dim, bit_order)
         if temperature <= 0 or entropy_group < 1:
             raise ValueError(
                 f"{self._owner}: expected temperature > 0 and entropy_group >= 1, got {temperature} and {entropy_group}"
@@ -61,11 +59,9 @@ class LFQ(nn.Module):
         """z [..., D], mask [...] bool -> Quantized; embeds are -magnitude or magnitude, gradients straight through."""
         with torch.autocast(z.device.type, enabled=False):
             rows = valid_rows(self._owner, z, self.dim, mask).float()
-            bits = rows > 0
+            codes, ids = self._quantize(rows)
             vectors = self._vectors(rows)
-            codes = self._codes(bits)
-            ids = pack_bits(bits, self.bit_order)
-            commitment = (vectors - codes).square().sum() / max(rows.numel(), 1)
+            commitment = (vectors - codes.detach()).square().sum() / max(rows.numel(), 1)
             loss = self.commitment_weight * commitment
             stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
             if self.training:
@@ -74,15 +70,12 @@ class LFQ(nn.Module):
                 entropy = self.sample_entropy_weight * sample - self.batch_entropy_weight * batch
                 loss = loss + self.entropy_weight * entropy
                 stats |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}
-            embeds = straight_through(vectors, codes).to(z.dtype)
         lead = z.shape[:-1]
-        return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, stats)
+        return Quantized(padded(codes.to(z.dtype), lead, mask), padded(ids, lead, mask, fill=-1), loss, stats)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """ids [...] int64 -> codes [..., D] float32, zero where the id is -1. Raises: ValueError for other ids."""
-        check_ids(self._owner, indices, self.codebook_sizes[0])
-        codes = self._codes(unpack_bits(indices, self.dim, self.bit_order))
-        return codes.where(indices.unsqueeze(-1) >= 0, 0.0)
+        return lfq_unpack(indices, self.dim, bit_order=self.bit_order)
 
     @property
     def magnitude(self) -> float:
@@ -93,8 +86,8 @@ class LFQ(nn.Module):
         """What is compared with the codes: [T, D] -> [T, D]."""
         return rows
 
-    def _codes(self, bits: Tensor) -> Tensor:
-        return torch.where(bits, self.magnitude, -self.magnitude)
+    def _quantize(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return lfq(rows, bit_order=self.bit_order)
 
     @property
     def _owner(self) -> str:
