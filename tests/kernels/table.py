@@ -11,6 +11,8 @@ from torch import Tensor
 
 import vistok.ops
 
+from .guard import Block, fence_all, fenced_back_ends
+
 
 class Case(NamedTuple):
     """One call of an op that every back end must answer.
@@ -78,12 +80,25 @@ def backends(op: str) -> tuple[str, ...]:
 
 
 def answer(case: Case, backend: str, device: str = "cpu") -> None:
-    """Call the op twice on a back end: right, the same bits both times, and the arguments are left as they were."""
+    """Call the op twice on a back end, the second time with poison around all memory.
+
+    It must be right, the same bits both times, and leave the arguments and everything beside tensors as they were.
+    """
+    op = getattr(vistok.ops, case.op)
     arguments, again = case.make(device), case.make(device)
-    found = getattr(vistok.ops, case.op)(**arguments, backend=backend)
+    found = op(**arguments, backend=backend)
+    _unchanged(arguments, again)
+    case.check(again, found)
+    blocks: list[Block] = []
+    amid_poison = fence_all(again, blocks)
+    with fenced_back_ends(blocks):
+        repeated = op(**amid_poison, backend=backend)
+    assert all(block.intact for block in blocks), "something was written beside a tensor"
+    _unchanged(amid_poison, arguments)
+    torch.testing.assert_close(found, repeated, rtol=0, atol=0, equal_nan=True)
+
+
+def _unchanged(arguments: dict[str, Any], before: dict[str, Any]) -> None:
     for name, value in arguments.items():
         if isinstance(value, Tensor) and value.numel() < 1 << 24:
-            torch.testing.assert_close(value, again[name], rtol=0, atol=0, equal_nan=True, msg=f"{name} has changed")
-    case.check(again, found)
-    repeated = getattr(vistok.ops, case.op)(**arguments, backend=backend)
-    torch.testing.assert_close(found, repeated, rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True, msg=f"{name} has changed")
