@@ -1,4 +1,4 @@
-"""Cases of vistok.bench.ops that quantize: the nearest code, and what a batch says about a codebook."""
+"""Cases of vistok.bench.ops with a codebook: the nearest code, and what a batch says about the codes."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

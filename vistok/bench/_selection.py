@@ -1,4 +1,4 @@
-"""Cases of vistok.bench.ops that choose tokens: covering sets, transitions, attention of one row, packing, merging."""
+"""Cases of vistok.bench.ops that choose tokens: covering sets, transitions, attention of one row, packing."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

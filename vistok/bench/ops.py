@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from vistok.bench import _quantization, _selection
+from vistok.bench import _lookup_free, _merging, _quantization, _selection
 from vistok.bench.timing import Timing, in_turn
 
 
@@ -18,7 +18,7 @@ def run(rounds: int = 7) -> Iterator[tuple[str, list[Timing]]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for cases in (_quantization.cases, _selection.cases):
+        for cases in (_quantization.cases, _lookup_free.cases, _selection.cases, _merging.cases):
             for name, candidates in cases():
                 with torch.inference_mode():
                     yield name, in_turn(candidates, rounds, clock=time.process_time)
