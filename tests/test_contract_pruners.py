@@ -1,4 +1,5 @@
-"""What every pruner promises, over all of `vistok.list_pruners()`: a new method needs no edit here.
+"""What every pruner of tokens promises, over all of `vistok.list_pruners()` with a `select`: a new method needs no edit
+here. Those that cut between decoder layers have test_contract_layer_pruners.py.
 
 A method that cannot do something says so in `cannot`, by these names: "fullgraph" (torch.compile without graph breaks),
 "bf16" (embeds of half precision). Items taken one after the other share one generator, as they do inside a batch.
@@ -22,6 +23,8 @@ Context = dict[str, Any]
 CONTEXT: dict[str, Callable[[TokenTensor, torch.Generator], Any]] = {
     "generator": lambda tokens, draw: torch.Generator().manual_seed(5),
     "attention": lambda tokens, draw: torch.rand(tokens.mask.shape, generator=draw),
+    "thumbnail": lambda tokens, draw: torch.rand(tokens.mask.shape, generator=draw) < 0.5,
+    "instruction_attention": lambda tokens, draw: torch.rand(tokens.mask.shape, generator=draw),
     "text": lambda tokens, draw: torch.randn(tokens.mask.shape[0], 3, WIDTH, generator=draw),
     "previous": lambda tokens, draw: torch.randn(*tokens.mask.shape, WIDTH, generator=draw),
     "gradient": lambda tokens, draw: torch.randn(*tokens.mask.shape, WIDTH, generator=draw),
@@ -79,7 +82,12 @@ def skip_if_it_cannot(pruner: Pruner, name: str, what: str) -> None:
         pytest.skip(f"{name} cannot {what!r}, by its own declaration")
 
 
-@pytest.fixture(params=vistok.list_pruners())
+def selecting() -> list[str]:
+    names = vistok.list_pruners()
+    return [name for name in names if isinstance(vistok.pruner(name, **vistok.info("pruner", name).tiny), Pruner)]
+
+
+@pytest.fixture(params=selecting())
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -32,6 +32,7 @@ _HOME = {
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+_FOLDERS = ("data", "lvlm", "metrics", "ops")
 
 __all__ = [
     "Assignment",
@@ -63,8 +64,10 @@ def __getattr__(name: str) -> Any:
     # Lazy, because torch alone costs more than a second and `vistok --help` needs none of it.
     if name in _MODULE_OF:
         return getattr(import_module(_MODULE_OF[name]), name)
+    if name in _FOLDERS:
+        return import_module(f"vistok.{name}")
     raise AttributeError(f"module 'vistok' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULE_OF])
+    return sorted({*globals(), *_MODULE_OF, *_FOLDERS})

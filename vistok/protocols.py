@@ -1,7 +1,8 @@
 """What a method must offer to be a tokenizer, quantizer, pruner, merger, readout or codec: shapes, no code."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -62,12 +63,153 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class Pruner(Protocol):
-    """Chooses tokens. `needs` names the context it takes: "attention", "text", "previous", "gradient", "generator"."""
+    """Chooses tokens. `needs` names the context it takes.
+
+    "attention" [B, N] of the vision tower, "thumbnail" [B, N] bool (the view of the whole image, where it is cut into
+    crops too), "instruction_attention" [B, N] of the decoder's first layer, "text", "previous", "gradient" or
+    "generator".
+    """
 
     cannot: frozenset[str]
     needs: frozenset[str]
 
     def select(self, tokens: TokenTensor, budget: Budget, **context: Any) -> Selection: ...
+
+
+class Transition(NamedTuple):
+    """What the two modules of one decoder layer did: each [B, n, D]; in = after its norm, out = before the residual."""
+
+    attention_in: Tensor
+    attention_out: Tensor
+    ffn_in: Tensor
+    ffn_out: Tensor
+
+
+class LayerAttention(Protocol):
+    """Softmax attention of one decoder layer at the current tokens, worked out for the rows that are asked for only."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """rows [B, n] bool -> [B, n] float32: mean over heads and rows of the softmax over all keys a row may see."""
+        ...
+
+    def keys(self) -> Tensor:
+        """[B, G, n, Dh]: keys with their rotation, G key heads."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Where in a decoder a pruner looks and cuts.
+
+    A layer is a 0-based index (int) or a relative depth (float in (0, 1]): the last of the first floor(depth * layers).
+    observe: layers whose `Transition` it takes. prune_after: layers behind whose output it may cut. needs: what a cut
+    takes: "attention" (rows of the layer just run), "next_attention" (rows of the layer to come).
+    positions: "keep" the rotary positions of what is left, or "reindex" them to 0..n'-1 where there is one axis.
+    """
+
+    observe: tuple[int | float, ...] = ()
+    prune_after: tuple[int | float, ...] = ()
+    needs: frozenset[str] = frozenset()
+    positions: Literal["keep", "reindex"] = "keep"
+
+    def resolve(self, layers: int) -> Self:
+        """The same plan in indices of a decoder of that many layers, ascending, each once.
+
+        Raises: ValueError naming a layer that is not there, or that has none behind it to cut for.
+        """
+        last = layers - 1
+        observe = sorted({_layer_index(layer, layers, last) for layer in self.observe})
+        cuts = sorted({_layer_index(layer, layers, last - 1) for layer in self.prune_after})
+        return replace(self, observe=tuple(observe), prune_after=tuple(cuts))
+
+
+def _layer_index(layer: int | float, layers: int, last: int) -> int:
+    if isinstance(layer, float) and 0 < layer <= 1:
+        # 1e-9: 7 / 32 * 32 and the like must not fall below the whole number that they are.
+        index = max(0, int(layer * layers + 1e-9) - 1)
+    elif isinstance(layer, int) and not isinstance(layer, bool):
+        index = layer
+    else:
+        raise ValueError(f"layer: expected a 0-based index or a relative depth in (0, 1], got {layer!r}")
+    if not 0 <= index <= last:
+        raise ValueError(
+            f"layer {layer!r}: expected one of 0..{last} in a decoder of {layers} layers; give a relative depth "
+            f"in (0, 1] that falls into it"
+        )
+    return index
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """The n tokens that are alive behind one decoder layer, during the prefill of B prompts.
+
+    layer: the layer just run (-1: none yet, `hidden` is the decoder's input), of `layers`. hidden [B, n, D].
+    visual, system (before the first visual token), text (non-visual, behind the first visual one), instruction
+    (behind the last visual one of the prompt), valid (neither padding nor masked): [B, n] bool. source [B, n] int64:
+    place in the decoder's input. image_ids [B, n] int64: image within its item, -1 for other tokens. slots [B, V]
+    int64: where the visual tokens lie, ascending, the first counts[b] of a row. counts, original [B] int64: visual
+    tokens now and at the decoder's input. transition: of this layer, where the plan observes it. attention,
+    next_attention: where the plan needs them.
+    """
+
+    layer: int
+    layers: int
+    hidden: Tensor
+    visual: Tensor
+    system: Tensor
+    text: Tensor
+    instruction: Tensor
+    valid: Tensor
+    source: Tensor
+    image_ids: Tensor
+    slots: Tensor
+    counts: Tensor
+    original: Tensor
+    transition: Transition | None = None
+    attention: LayerAttention | None = None
+    next_attention: LayerAttention | None = None
+
+
+class LayerCut(NamedTuple):
+    """What to keep of the visual tokens: index [B, K] int64, ascending places in `LayerView.slots`.
+
+    lengths [B]: the first lengths[b] of a row count, None = all K; rows of different lengths are padded by masked
+    tokens, so that items do not depend on each other. K = 0 drops all. scores [B, V] float32.
+    embeds [B, K, D]: what takes the place of the kept hidden states, where tokens were merged.
+    """
+
+    index: Tensor  # type: ignore[assignment]
+    lengths: Tensor | None = None
+    scores: Tensor | None = None
+    embeds: Tensor | None = None
+
+
+class LayerRun(Protocol):
+    """One prefill of one batch: what a layer pruner remembers between layers lives here and nowhere else."""
+
+    def observe(self, view: LayerView) -> None:
+        """Called behind every layer of the plan's `observe`, before any cut there; `view.transition` is set."""
+        ...
+
+    def prune(self, view: LayerView) -> LayerCut | None:
+        """Called behind every layer of the plan's `prune_after`; None keeps everything."""
+        ...
+
+
+@runtime_checkable
+class LayerPruner(Protocol):
+    """Cuts visual tokens between decoder layers. An object may be a `Pruner` for the decoder's input as well."""
+
+    cannot: frozenset[str]
+    plan: LayerPlan
+
+    def begin(self, view: LayerView, budget: Budget | None = None) -> LayerRun:
+        """Start on the decoder's input.
+
+        budget: visual tokens per layer, on average over all layers, as a count or as a fraction of the prompt's; None
+        is the method's own schedule. Raises: ValueError if the method cannot reach it.
+        """
+        ...
 
 
 @runtime_checkable
