@@ -15,6 +15,7 @@ from vistok.ops.token_choice import finite_tokens, first_largest
 from vistok.ops.token_points import compared, distance_to_mean
 from vistok.protocols import Budget
 from vistok.pruning._context import refuse_context
+from vistok.pruning._picks import pick_ranks
 from vistok.registry import register
 from vistok.tokens import Selection, TokenTensor
 
@@ -57,7 +58,7 @@ class KCenter:
         valid = tokens.mask
         first = self._first(tokens.embeds, valid)
         centers = k_center(tokens.embeds, slots, self.metric, start=first, valid=valid).indices
-        return as_selection(tokens, best_slots(_ranks(centers, valid), slots, counts), counts, budget)
+        return as_selection(tokens, best_slots(pick_ranks(centers, valid), slots, counts), counts, budget)
 
     def _first(self, embeds: Tensor, valid: Tensor) -> Tensor:
         if isinstance(self.start, int):
@@ -67,13 +68,3 @@ class KCenter:
             return first_largest(compared(embeds, usable, "l2").square().sum(dim=2), usable)
         # sum_j |x_i - x_j|^2 = n |x_i - mean|^2 + a constant.
         return first_largest(-distance_to_mean(compared(embeds, usable, self.metric), usable), usable)
-
-
-def _ranks(centers: Tensor, valid: Tensor) -> Tensor:
-    """Ranks [B, N] int64: centers [B, K] in their order, then the other valid tokens, then the rest, from the front."""
-    slots = valid.shape[1]
-    step = torch.arange(centers.shape[1], device=centers.device).expand_as(centers)
-    # A repeated center keeps the rank of its first pick.
-    own = torch.full_like(valid, slots, dtype=torch.int64).scatter_reduce(1, centers, step, "amin")
-    order = own.where(valid & (own < slots), slots + (~valid).to(torch.int64))
-    return order.argsort(dim=1, stable=True).argsort(dim=1)
