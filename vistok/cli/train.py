@@ -1,4 +1,4 @@
-"""Train a tokenizer from a recipe in configs/train or from a YAML file; goes on where an earlier run stopped."""
+"""Train a model from a recipe in configs/train or from a YAML file; goes on where an earlier run stopped."""
 
 from dataclasses import fields
 from importlib import import_module
@@ -20,7 +20,7 @@ def train(
     options: dict[str, Any] | None = None,
     json: str | None = None,
 ) -> None:
-    """Train; the result is the folder OUT/model, which `checkpoint=` takes.
+    """Train; the result is the folder OUT/model, which `checkpoint=` takes, or transformers if it is an LVLM.
 
     Args:
         recipe: name in configs/train (for example vq_nano) or a YAML file.
@@ -39,12 +39,12 @@ def train(
         raise ValueError("train: expected --photos with a folder of pictures; `vistok data photos DIR` fetches some")
     training = module.Training(**settings)
     with _progress() as progress:
-        task = progress.add_task("training", total=training.steps)
+        task = progress.add_task("training", total=getattr(training, "steps", None))
         metrics = module.train(
             training,
             lambda step, values: progress.update(task, completed=step, description=_describe(values)),
         )
-    Console(stderr=True).print(f"{out}/model after {training.steps} steps: {_describe(metrics)}")
+    Console(stderr=True).print(f"{out}/model: {_describe(metrics)}")
     if json is not None:
         write_json(json, metrics)
 
@@ -62,7 +62,10 @@ def _read(recipe: str) -> dict[str, Any]:
 
 
 def _describe(values: dict[str, float]) -> str:
-    return f"loss {values['loss']:.4f}, {values['psnr']:.2f} dB" if values else "done already"
+    """The few numbers that people watch, as far as a recipe has them."""
+    formats = {"step": "step {:.0f}", "loss": "loss {:.4f}", "psnr": "{:.2f} dB", "accuracy": "accuracy {:.1%}"}
+    formats |= {"held_out_loss": "held-out loss {:.4f}", "overlap": "overlap {:.1%}"}
+    return ", ".join(form.format(values[name]) for name, form in formats.items() if name in values) or "done already"
 
 
 def _progress() -> Progress:

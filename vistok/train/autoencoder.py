@@ -21,6 +21,7 @@ from vistok.data.crops import CropSampler
 from vistok.registry import create
 from vistok.train.export import export
 from vistok.train.losses import Loss, PatchDiscriminator, hinge_discriminator_loss, make_losses
+from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.weights import load_weights
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -99,7 +100,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
         self.resume()
-        _drop_rows_after(self.out / "metrics.jsonl", self.step)
+        drop_rows_after(self.out / "metrics.jsonl", self.step)
         metrics: dict[str, float] = {}
         writer = _tensorboard(self.out) if config.tensorboard else None
         began = time.monotonic() - self.seconds
@@ -112,8 +113,7 @@ class Trainer:
                 )
             if self.step % config.log_every == 0 or self.step == config.steps:
                 metrics = {"step": self.step, "seconds": round(self.seconds, 1), "lr": self.learning_rate(), **values}
-                with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as log:
-                    log.write(json.dumps(metrics) + "\n")
+                append_row(self.out / "metrics.jsonl", metrics)
                 if writer is not None:
                     for name, value in metrics.items():
                         writer.add_scalar(name, value, self.step)
@@ -217,13 +217,6 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averages, values, 1 - keep)
 
     return update
-
-
-def _drop_rows_after(log: Path, step: int) -> None:
-    """Forget what a stopped run logged after its last checkpoint: those steps come again."""
-    if log.is_file():
-        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        log.write_text("".join(row for row in rows if json.loads(row)["step"] <= step), encoding="utf-8")
 
 
 def _tensorboard(out: Path) -> Any:
