@@ -1,4 +1,4 @@
-"""Measure a tokenizer on pictures."""
+"""Measure a tokenizer on pictures, or a vision-language model on questions about them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vistok import tokenizer as make_tokenizer
+from vistok.cli._eval_lvlm import lvlm
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import sample_path
 from vistok.layers.preprocess import Preprocess
@@ -164,4 +165,4 @@ def _codec(result: CodecResult | None) -> str:
     return "-" if result is None else f"{result.psnr:.2f}{'' if result.fits else '*'}"
 
 
-COMMAND = {"tokenizer": tokenizer}
+COMMAND = {"tokenizer": tokenizer, "lvlm": lvlm}
