@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-RESERVED = ("method", "base", "tiny", "weights", "summary")
+RESERVED = ("method", "base", "tiny", "tune", "weights", "summary")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vistok import tokenizer as make_tokenizer
 from vistok.cli._eval_lvlm import lvlm
+from vistok.cli._eval_prune import prune
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import sample_path
 from vistok.layers.preprocess import Preprocess
@@ -165,4 +166,4 @@ def _codec(result: CodecResult | None) -> str:
     return "-" if result is None else f"{result.psnr:.2f}{'' if result.fits else '*'}"
 
 
-COMMAND = {"tokenizer": tokenizer, "lvlm": lvlm}
+COMMAND = {"tokenizer": tokenizer, "lvlm": lvlm, "prune": prune}

@@ -1,0 +1,55 @@
+"""A chart shows every point where it belongs, and axes of round numbers."""
+
+import numpy as np
+import pytest
+
+from vistok.report.line_chart import Line, Point, line_chart, ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (14.0, 72.0, [0.0, 20.0, 40.0, 60.0, 80.0]),
+        (44.1, 91.0, [40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0]),
+        (36.0, 36.0, [30.0, 40.0]),
+        (0.0, 0.0, [0.0, 0.2]),
+    ],
+)
+def test_ticks_are_round_and_hold_the_data_between_them(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high)[0] <= low and ticks(low, high)[-1] >= high
+
+
+def of_color(chart: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Rows and columns of the pixels of one colour, the legend left out."""
+    return np.argwhere((chart[:, :980] == color).all(-1))
+
+
+def test_higher_values_stand_higher_and_later_ones_further_right() -> None:
+    lines = [Line("first", [Point(1, 10, 9, 11)]), Line("second", [Point(2, 20, 18, 22)])]
+    chart = np.asarray(line_chart(lines, title="t", x_label="x", y_label="y", level=("all", 25)))
+    blue, orange = (of_color(chart, color).mean(0) for color in ((0, 114, 178), (230, 159, 0)))
+    assert blue[0] > orange[0] and blue[1] < orange[1]
+
+
+def test_a_line_joins_its_points_whatever_their_order() -> None:
+    points = [Point(3, 5, 4, 6), Point(1, 1, 0, 2), Point(2, 9, 8, 10)]
+    charts = [
+        line_chart([Line("a", order)], title="t", x_label="x", y_label="y").tobytes()
+        for order in (points, points[::-1])
+    ]
+    assert charts[0] == charts[1]
+
+
+def test_more_lines_than_colours_differ_by_their_marks() -> None:
+    lines = [Line(str(number), [Point(number, number, number, number)]) for number in range(9)]
+    chart = np.asarray(line_chart(lines, title="t", x_label="x", y_label="y"))
+    assert len(of_color(chart, (0, 114, 178))) > 0
+    one = line_chart([*lines[:7], lines[0]], title="t", x_label="x", y_label="y").tobytes()
+    assert one != line_chart(lines[:7], title="t", x_label="x", y_label="y").tobytes()
+
+
+def test_a_chart_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least one point"):
+        line_chart([Line("empty", [])], title="t", x_label="x", y_label="y")
