@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,10 +11,10 @@ from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vistok import tokenizer as make_tokenizer
+from vistok.cli._questions import asking_progress, own_questions
 from vistok.metrics.accuracy import Accuracy
 from vistok.metrics.round_trip import evaluating, round_trip
 from vistok.report.json_file import write_json
@@ -69,20 +67,22 @@ def lvlm(
         raise ImportError(f"eval lvlm needs the extra: pip install 'vistok[lvlm]' ({error})") from error
     host = load.load_lvlm(model, device=device)
     side = scene_questions.scene_side(host[1])
-    asked = scene_questions.scene_questions(split, questions) if data is None else _own(data, images, questions)
+    asked = (
+        scene_questions.scene_questions(split, questions) if data is None else own_questions(data, images, questions)
+    )
     fixed = scene_questions.scene_questions("validation", questions) if data is None else asked
     options: dict[str, Any] = {"constants": evaluation.best_constants(fixed), "batch": batch, "max_new_tokens": words}
     began = time.perf_counter()
     result: dict[str, Any]
     if ablate:
         picture, shown = scene_questions.scene_picture(side), scene_questions.scene_foreground(side)
-        with _progress(len(asked)) as advance:
+        with asking_progress(len(asked)) as advance:
             ablation = evaluation.evaluate_ablations(*host, asked, picture, shown, **options, on_batch=advance)
         table, notes, result = _ablation_table(ablation), _ablation_notes(ablation), _ablation_json(ablation)
     else:
         read = scene_questions.scene_picture(side) if data is None else prompting.as_picture
         options |= {"pruner": pruner, "budget": budget}
-        with _through(tokenizer, read) as seen, _progress(2 * len(asked)) as advance:
+        with _through(tokenizer, read) as seen, asking_progress(2 * len(asked)) as advance:
             found = evaluation.evaluate(*host, asked, seen, **options, on_batch=advance)
         table, notes, result = _table(found), _notes(found, data), _json(found)
     seconds = time.perf_counter() - began
@@ -117,20 +117,6 @@ def _check(
         raise ValueError("--budget: expected --pruner with it; `vistok list` shows the pruners")
     if ablate and (data, pruner, tokenizer) != (None, None, None):
         raise ValueError("--ablate: expected the rendered scenes, without --data, --pruner and --tokenizer")
-
-
-def _own(data: str, images: str | None, count: int) -> list[Any]:
-    """The first `count` questions of a user's file."""
-    from vistok.lvlm.prompting import VisualQuestion
-    from vistok.train.conversations import read_conversations
-
-    if not Path(data).is_file():
-        raise FileNotFoundError(f"--data: no such file: {data}")
-    samples = islice(read_conversations(data, images), count)
-    asked = [VisualQuestion(sample.image, sample.question, sample.answer) for sample in samples]
-    if not asked:
-        raise ValueError(f"{data}: expected questions about pictures, found none")
-    return asked
 
 
 @contextmanager
@@ -215,11 +201,3 @@ def _ablation_json(found: "Ablation") -> dict[str, Any]:
     }
     differences = {name: asdict(each) for name, each in found.differences.items()}
     return asdict(found.overall["all"]) | {"ablations": settings, "above_random": differences}
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("questions", total=total)
-        yield lambda count: progress.advance(task, count)

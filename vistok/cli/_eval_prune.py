@@ -3,20 +3,18 @@
 import hashlib
 import json as json_format
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from vistok.cli._questions import asking_progress, own_questions
 from vistok.data.shard import write_atomic
 from vistok.report.contact_sheet import write_png
 from vistok.report.json_file import write_json
@@ -77,7 +75,9 @@ def prune(
     chosen = pruning_methods.find_methods(_words(methods or ["k_center", "todre", "transprune"]))
     host, processor = load.load_lvlm(model, device=device)
     side = scene_questions.scene_side(processor)
-    asked = scene_questions.scene_questions("test", questions) if data is None else _own(data, images, questions)
+    asked = (
+        scene_questions.scene_questions("test", questions) if data is None else own_questions(data, images, questions)
+    )
     read = lru_cache(_PICTURES)(scene_questions.scene_picture(side)) if data is None else prompting.as_picture
     asking = Asking(model, host, processor, asked, read, Path(), batch, words)
     folder = _default_folder(asking) if out is None else Path(out)
@@ -87,7 +87,7 @@ def prune(
         validation = scene_questions.scene_questions("validation", tune_questions)
         tuning = replace(asking, questions=validation, folder=folder / "tuning")
     began = time.perf_counter()
-    with _progress(_total(chosen, len(shares), len(asked), tune_questions if tune else 0)) as advance:
+    with asking_progress(_total(chosen, len(shares), len(asked), tune_questions if tune else 0)) as advance:
         rows = pruning_table.compare(asking, chosen, shares, tuning=tuning, on_batch=advance)
     notes = [*pruning_table.losses(rows), *_refusals(rows), *_explained()]
     write_atomic(folder / "table.csv", pruning_table.as_csv(rows).encode())
@@ -131,20 +131,6 @@ def _check(questions: int, tune: bool, tune_questions: int, data: str | None, im
             "--tune: expected the rendered scenes, which have validation seeds, without --data; choose settings on "
             "other questions of yours and name a YAML file that says them as the method"
         )
-
-
-def _own(data: str, images: str | None, count: int) -> list[Any]:
-    """The first `count` questions of a user's file."""
-    from vistok.lvlm.prompting import VisualQuestion
-    from vistok.train.conversations import read_conversations
-
-    if not Path(data).is_file():
-        raise FileNotFoundError(f"--data: no such file: {data}")
-    samples = islice(read_conversations(data, images), count)
-    asked = [VisualQuestion(sample.image, sample.question, sample.answer) for sample in samples]
-    if not asked:
-        raise ValueError(f"{data}: expected questions about pictures, found none")
-    return asked
 
 
 def _default_folder(asking: "Asking") -> Path:
@@ -239,11 +225,3 @@ def _percent(row: "Row") -> tuple[float, float]:
 
 def _as_json(row: "Row") -> dict[str, Any]:
     return asdict(row) | {"verdict": row.verdict, "loses_to_random_in": row.loses_in}
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("questions", total=total)
-        yield lambda count: progress.advance(task, count)
