@@ -160,37 +160,6 @@ def test_a_compiled_graph_holds_one_node_and_chooses_when_it_runs() -> None:
         compiled(X)
 
 
-def test_vmap_gives_what_each_item_gives_alone() -> None:
-    batch = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(1))
-    mapped = torch.func.vmap(lambda x: nearest_code(x, CODES))(batch)
-    assert torch.equal(mapped, torch.stack([nearest_code(x, CODES) for x in batch]))
-    ids = nearest_code(batch, CODES)
-    counts = torch.func.vmap(lambda x, i: code_statistics(x, i, CODES).counts)(batch, ids)
-    assert torch.equal(counts.sum(1), torch.full((4,), 6))
-
-
-@torch.library.custom_op("vistok_test::weighted", mutates_args=())
-def weighted(x: Tensor, weight: Tensor, powers: list[int]) -> tuple[Tensor, Tensor]:
-    """x, weight [..., D] -> (x * weight) to each power, and its sum [...]."""
-    product = x * weight
-    return product ** torch.tensor(powers), product.sum(-1)
-
-
-dispatch.batch_by_loop(weighted)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_vmap_maps_over_any_axis_and_leaves_shared_tensors_and_lists_alone(axis: int) -> None:
-    x, weight = (torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    shared = weight.select(axis, 0)
-    found = torch.func.vmap(lambda a, b: weighted(a, b, [1, 2, 3]), (axis, None))(x, shared)
-    expected = [weighted(a, shared, [1, 2, 3]) for a in x.unbind(axis)]
-    for result, parts in zip(found, zip(*expected, strict=True), strict=True):
-        assert torch.equal(result, torch.stack(parts))
-    with pytest.raises(ValueError, match="at least one item"):
-        torch.func.vmap(lambda a: weighted(a, a, [1, 2, 3]))(x[:0])
-
-
 def test_the_survey_names_a_back_end_and_a_reason_for_every_op() -> None:
     found = survey("cpu")
     assert {"nearest_code", "code_statistics"} <= found.keys()

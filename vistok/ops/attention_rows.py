@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 
 _CELLS = 1 << 22
 # As in numbers.h.
@@ -111,8 +112,7 @@ def _columns(image_slice: slice | None, keys: int) -> tuple[int, int]:
     return first, max(first, stop)
 
 
-@torch.library.custom_op("vistok::attention_rows", mutates_args=())
-def _op(
+def _body(
     q: Tensor,
     k: Tensor,
     last: Tensor,
@@ -136,7 +136,6 @@ def _counted(q: Tensor, last: Tensor) -> Tensor:
     return ((last >= 0).sum(1) * q.shape[1]).clamp(min=1)
 
 
-@_op.register_fake
 def _fake(
     q: Tensor,
     k: Tensor,
@@ -182,8 +181,7 @@ def _backward(ctx: Any, of_mean: Tensor, of_lse: Tensor, of_rows: Tensor) -> tup
     return of_q.to(q.dtype), of_k.to(k.dtype), None, None, lse_gradient, *(None,) * 5
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-batch_by_loop(_op)
+_op = define_op("vistok::attention_rows", _body, _fake, _backward, _remember)
 
 
 def _computed_in(q: Tensor, k: Tensor) -> torch.dtype:

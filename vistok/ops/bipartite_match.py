@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vistok.ops.codebook_scores import ROWS, largest_score, move_rows, prepare
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 from vistok.tokens import Assignment
 
 _LAST = -2.0  # less than any cosine
@@ -70,20 +71,18 @@ def _best(score: Tensor, chances: Tensor, r: int) -> Tensor:
     return torch.zeros_like(score, dtype=torch.bool).scatter(1, order, wins)
 
 
-@torch.library.custom_op("vistok::bipartite_match", mutates_args=())
-def _op(metric: Tensor, counted: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _body(metric: Tensor, counted: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     partner, score = run("bipartite_match", BACKENDS, backend, (metric, counted))
     return partner, score.where(score.isfinite(), _LAST)
 
 
-@_op.register_fake
 def _fake(metric: Tensor, counted: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     shape = (metric.shape[0], (metric.shape[1] + 1) // 2)
     kind = torch.promote_types(metric.dtype, torch.float32)
     return metric.new_empty(shape, dtype=torch.int64), metric.new_empty(shape, dtype=kind)
 
 
-batch_by_loop(_op)
+_op = define_op("vistok::bipartite_match", _body, _fake)
 
 
 def _unit(metric: Tensor, counted: Tensor) -> Tensor:

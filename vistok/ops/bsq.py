@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vistok.ops.check_ids import check_ids
-from vistok.ops.dispatch import batch_by_loop, run
+from vistok.ops.dispatch import run
 from vistok.ops.lfq import BACKENDS, UNPACK, check_bits, check_vectors
+from vistok.ops.registration import define_op
 from vistok.ops.straight_through import unit_vectors
 
 
@@ -44,14 +45,12 @@ def magnitude(dim: int) -> float:
     return 1 / math.sqrt(dim)
 
 
-@torch.library.custom_op("vistok::bsq", mutates_args=())
-def _op(z: Tensor, bit_order: str, backend: str) -> tuple[Tensor, Tensor]:
+def _body(z: Tensor, bit_order: str, backend: str) -> tuple[Tensor, Tensor]:
     dim = z.shape[-1]
     codes, ids = run("bsq", BACKENDS, backend, (z.reshape(-1, dim),), magnitude(dim), bit_order)
     return codes.reshape(z.shape), ids.reshape(z.shape[:-1])
 
 
-@_op.register_fake
 def _fake(z: Tensor, bit_order: str, backend: str) -> tuple[Tensor, Tensor]:
     return z.new_empty(z.shape), z.new_empty(z.shape[:-1], dtype=torch.int64)
 
@@ -70,18 +69,15 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     return (across / length.where(length > 0, 1.0)).to(z.dtype), None, None
 
 
-@torch.library.custom_op("vistok::bsq_unpack", mutates_args=())
-def _unpack_op(indices: Tensor, dim: int, bit_order: str, backend: str) -> Tensor:
+def _unpack_body(indices: Tensor, dim: int, bit_order: str, backend: str) -> Tensor:
     check_ids("bsq_unpack", indices, 1 << dim)
     codes: Tensor = run("bsq_unpack", UNPACK, backend, (indices.reshape(-1),), dim, magnitude(dim), bit_order)
     return codes.reshape(*indices.shape, dim)
 
 
-@_unpack_op.register_fake
 def _fake_unpack(indices: Tensor, dim: int, bit_order: str, backend: str) -> Tensor:
     return indices.new_empty((*indices.shape, dim), dtype=torch.float32)
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-for _each in (_op, _unpack_op):
-    batch_by_loop(_each)
+_op = define_op("vistok::bsq", _body, _fake, _backward, _remember)
+_unpack_op = define_op("vistok::bsq_unpack", _unpack_body, _fake_unpack)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vistok.ops.check_ids import check_ids
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 
 _ROWS = 1 << 16
 
@@ -58,15 +59,13 @@ def moving_average(
     return counts, sums, sums / smoothed[:, None]
 
 
-@torch.library.custom_op("vistok::code_statistics", mutates_args=())
-def _op(x: Tensor, indices: Tensor, codebook: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def _body(x: Tensor, indices: Tensor, codebook: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     check_ids("code_statistics", indices, len(codebook))
     rows = (x.reshape(-1, x.shape[-1]), indices.reshape(-1), codebook)
     found: tuple[Tensor, Tensor, Tensor] = run("code_statistics", BACKENDS, backend, rows)
     return found
 
 
-@_op.register_fake
 def _fake(x: Tensor, indices: Tensor, codebook: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     kind = _computed_in(x, codebook)
     counts = x.new_empty(codebook.shape[0], dtype=torch.int64)
@@ -89,8 +88,7 @@ def _backward(ctx: Any, sums_gradient: Tensor, error_gradient: Tensor, _: Tensor
     return of_x.where(indices[..., None] >= 0, 0).to(x.dtype), None, of_codes.to(codebook.dtype), None
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-batch_by_loop(_op)
+_op = define_op("vistok::code_statistics", _body, _fake, _backward, _remember)
 
 
 def _computed_in(x: Tensor, codebook: Tensor) -> torch.dtype:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vistok.ops.check_ids import check_ids
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import Backend, batch_by_loop, run
+from vistok.ops.dispatch import Backend, run
 from vistok.ops.kept_places import kept_places, slots_at
+from vistok.ops.registration import define_op
 
 Rows = TypeVar("Rows", Tensor, list[Tensor])
 
@@ -119,13 +120,11 @@ def _check(tensors: list[Tensor], keep: Tensor, lengths: Tensor | None) -> None:
         raise ValueError(f"compact: expected lengths int64 [{batch}], got {list(lengths.shape)} {lengths.dtype}")
 
 
-@torch.library.custom_op("vistok::compact", mutates_args=())
-def _op(x: Tensor, source: Tensor, fill: float, distinct: bool, backend: str) -> Tensor:
+def _body(x: Tensor, source: Tensor, fill: float, distinct: bool, backend: str) -> Tensor:
     found: Tensor = run("compact", BACKENDS, backend, (x, source), fill)
     return found
 
 
-@_op.register_fake
 def _fake(x: Tensor, source: Tensor, fill: float, distinct: bool, backend: str) -> Tensor:
     return x.new_empty((source.shape[0], *x.shape[2:]))
 
@@ -146,12 +145,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return of_rows.reshape(ctx.shape), None, None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-batch_by_loop(_op)
+_op = define_op("vistok::compact", _body, _fake, _backward, _remember)
 
 
-@torch.library.custom_op("vistok::scatter_back", mutates_args=())
-def _scatter_op(packed: Tensor, source: Tensor, rows: int, fill: float, backend: str) -> Tensor:
+def _scatter_body(packed: Tensor, source: Tensor, rows: int, fill: float, backend: str) -> Tensor:
     if source.device.type == "cpu":
         check_ids("scatter_back", source, rows)
     # amax: what a place named twice gets would else be left to chance.
@@ -164,7 +161,6 @@ def _scatter_op(packed: Tensor, source: Tensor, rows: int, fill: float, backend:
     return found
 
 
-@_scatter_op.register_fake
 def _scatter_fake(packed: Tensor, source: Tensor, rows: int, fill: float, backend: str) -> Tensor:
     return packed.new_empty((rows, *packed.shape[1:]))
 
@@ -179,8 +175,7 @@ def _scatter_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return _op(gradient[None], source, 0.0, True, ctx.backend), None, None, None, None
 
 
-_scatter_op.register_autograd(_scatter_backward, setup_context=_scatter_remember)
-batch_by_loop(_scatter_op)
+_scatter_op = define_op("vistok::scatter_back", _scatter_body, _scatter_fake, _scatter_backward, _scatter_remember)
 
 
 def add_rows(values: Tensor, ids: Tensor, rows: int) -> Tensor:

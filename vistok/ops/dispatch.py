@@ -2,7 +2,8 @@
 
 A back end that was asked for and cannot run raises with the reason; only the automatic choice falls back. A file that
 defines an op declares BACKENDS, a mapping from back end to `Backend`, beside its public function. That function hands
-over to a torch.library op, whose body calls `run`: a compiled graph holds one node, and the choice is made at run time.
+over to the op of `vistok.ops.registration`, whose body calls `run`: a compiled graph holds one node, and the choice is
+made at run time.
 """
 
 import importlib.util
@@ -18,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import CustomOpDef
 from torch._subclasses.fake_tensor import FakeTensor
 
 from vistok.ops.cpu import library
@@ -106,25 +106,6 @@ def run(op: str, backends: Backends, asked: str, tensors: tuple[Tensor, ...], *o
     full_precision = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
     with torch.no_grad(), full_precision:
         return backends[choice.backend].run(*tensors, *options)
-
-
-def batch_by_loop(op: CustomOpDef) -> None:
-    """Let torch.func.vmap map over `op`, one item at a time: the item's own back end computes it."""
-
-    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        if not info.batch_size:
-            raise ValueError("vmap: expected at least one item to map over, got none")
-        # A dim is None for what is not mapped, and a list of that for a list.
-        given = list(zip(args, in_dims, strict=True))
-        items = [
-            op(*(arg.select(dim, item) if isinstance(dim, int) else arg for arg, dim in given))
-            for item in range(info.batch_size)
-        ]
-        if isinstance(items[0], Tensor):
-            return torch.stack(items), 0
-        return tuple(map(torch.stack, zip(*items, strict=True))), (0,) * len(items[0])
-
-    op.register_vmap(rule)
 
 
 def choose(op: str, backends: Backends, tensors: tuple[Tensor, ...], asked: str | None) -> Choice:

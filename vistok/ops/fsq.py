@@ -18,7 +18,8 @@ from torch import Tensor
 
 from vistok.ops.check_ids import check_ids
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import ANY_FLOAT, SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import ANY_FLOAT, SINGLE, Backend, run
+from vistok.ops.registration import define_op
 
 _EPS = 1e-3
 _MOST_LEVELS = 1 << 16
@@ -108,25 +109,21 @@ def _computed_in(z: Tensor) -> torch.dtype:
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
-@torch.library.custom_op("vistok::fsq", mutates_args=())
-def _op(z: Tensor, levels: list[int], backend: str) -> tuple[Tensor, Tensor]:
+def _body(z: Tensor, levels: list[int], backend: str) -> tuple[Tensor, Tensor]:
     codes, ids = run("fsq", BACKENDS, backend, (z.reshape(-1, len(levels)),), tuple(levels))
     return codes.reshape(z.shape), ids.reshape(z.shape[:-1])
 
 
-@_op.register_fake
 def _fake(z: Tensor, levels: list[int], backend: str) -> tuple[Tensor, Tensor]:
     return z.new_empty(z.shape), z.new_empty(z.shape[:-1], dtype=torch.int64)
 
 
-@torch.library.custom_op("vistok::fsq_backward", mutates_args=())
-def _backward_op(gradient: Tensor, z: Tensor, levels: list[int], backend: str) -> Tensor:
+def _backward_body(gradient: Tensor, z: Tensor, levels: list[int], backend: str) -> Tensor:
     rows = (gradient.reshape(-1, len(levels)), z.reshape(-1, len(levels)))
     found: Tensor = run("fsq_backward", _BACKWARD, backend, rows, tuple(levels))
     return found.reshape(z.shape)
 
 
-@_backward_op.register_fake
 def _fake_backward(gradient: Tensor, z: Tensor, levels: list[int], backend: str) -> Tensor:
     return z.new_empty(z.shape)
 
@@ -141,21 +138,19 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     return _backward_op(gradient, *ctx.saved_tensors, ctx.levels, ctx.backend), None, None
 
 
-@torch.library.custom_op("vistok::fsq_unpack", mutates_args=())
-def _unpack_op(indices: Tensor, levels: list[int], backend: str) -> Tensor:
+def _unpack_body(indices: Tensor, levels: list[int], backend: str) -> Tensor:
     check_ids("fsq_unpack", indices, math.prod(levels))
     codes: Tensor = run("fsq_unpack", _UNPACK, backend, (indices.reshape(-1),), tuple(levels))
     return codes.reshape(*indices.shape, len(levels))
 
 
-@_unpack_op.register_fake
 def _fake_unpack(indices: Tensor, levels: list[int], backend: str) -> Tensor:
     return indices.new_empty((*indices.shape, len(levels)), dtype=torch.float32)
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-for _each in (_op, _backward_op, _unpack_op):
-    batch_by_loop(_each)
+_op = define_op("vistok::fsq", _body, _fake, _backward, _remember)
+_unpack_op = define_op("vistok::fsq_unpack", _unpack_body, _fake_unpack)
+_backward_op = define_op("vistok::fsq_backward", _backward_body, _fake_backward)
 
 
 def _reference(z: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:

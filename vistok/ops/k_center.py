@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from vistok.ops.certified import deciding_score
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
 from vistok.ops.greedy_picks import Picks, pick_compiled, pick_in_torch
+from vistok.ops.registration import define_op
 from vistok.ops.token_choice import check_tokens, finite_tokens, first_pick, start_slots
 from vistok.ops.token_points import compared, moved_by_mean, squared_distances
 
@@ -64,8 +65,7 @@ def k_center(
     return KCenter(*_op(x.detach(), allowed, begin, k, metric, certified, backend or ""))
 
 
-@torch.library.custom_op("vistok::k_center", mutates_args=())
-def _op(
+def _body(
     x: Tensor, valid: Tensor, start: Tensor, k: int, metric: str, certified: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     found: tuple[Tensor, Tensor, Tensor]
@@ -73,14 +73,13 @@ def _op(
     return found
 
 
-@_op.register_fake
 def _fake(x: Tensor, valid: Tensor, start: Tensor, k: int, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     indices = x.new_empty((x.shape[0], k), dtype=torch.int64)
     radius = x.new_empty((x.shape[0], k), dtype=torch.promote_types(x.dtype, torch.float32))
     return indices, radius, x.new_empty(x.shape[0], dtype=torch.int64)
 
 
-batch_by_loop(_op)
+_op = define_op("vistok::k_center", _body, _fake)
 
 
 def _reference(x: Tensor, valid: Tensor, start: Tensor, k: int, metric: str, certified: bool) -> Picks:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vistok.ops.check_ids import check_ids
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 
 BIT_ORDERS = ("msb", "lsb")
 MAX_BITS = 62
@@ -55,13 +56,11 @@ def check_vectors(owner: str, z: Tensor, bit_order: str) -> None:
     check_bits(owner, z.shape[-1], bit_order)
 
 
-@torch.library.custom_op("vistok::lfq", mutates_args=())
-def _op(z: Tensor, bit_order: str, backend: str) -> tuple[Tensor, Tensor]:
+def _body(z: Tensor, bit_order: str, backend: str) -> tuple[Tensor, Tensor]:
     codes, ids = run("lfq", BACKENDS, backend, (z.reshape(-1, z.shape[-1]),), 1.0, bit_order)
     return codes.reshape(z.shape), ids.reshape(z.shape[:-1])
 
 
-@_op.register_fake
 def _fake(z: Tensor, bit_order: str, backend: str) -> tuple[Tensor, Tensor]:
     return z.new_empty(z.shape), z.new_empty(z.shape[:-1], dtype=torch.int64)
 
@@ -74,21 +73,18 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     return gradient, None, None
 
 
-@torch.library.custom_op("vistok::lfq_unpack", mutates_args=())
-def _unpack_op(indices: Tensor, dim: int, bit_order: str, backend: str) -> Tensor:
+def _unpack_body(indices: Tensor, dim: int, bit_order: str, backend: str) -> Tensor:
     check_ids("lfq_unpack", indices, 1 << dim)
     codes: Tensor = run("lfq_unpack", UNPACK, backend, (indices.reshape(-1),), dim, 1.0, bit_order)
     return codes.reshape(*indices.shape, dim)
 
 
-@_unpack_op.register_fake
 def _fake_unpack(indices: Tensor, dim: int, bit_order: str, backend: str) -> Tensor:
     return indices.new_empty((*indices.shape, dim), dtype=torch.float32)
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-for _each in (_op, _unpack_op):
-    batch_by_loop(_each)
+_op = define_op("vistok::lfq", _body, _fake, _backward, _remember)
+_unpack_op = define_op("vistok::lfq_unpack", _unpack_body, _fake_unpack)
 
 
 def _weights(dim: int, bit_order: str, device: torch.device) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
 from vistok.ops.greedy_picks import Picks, pick_compiled, pick_in_torch
+from vistok.ops.registration import define_op
 from vistok.ops.token_choice import check_tokens, finite_tokens, first_pick, start_slots
 from vistok.ops.token_points import compared, products
 
@@ -52,20 +53,18 @@ def max_sum(
     return MaxSum(*_op(x.detach(), allowed, begin, k, backend or ""))
 
 
-@torch.library.custom_op("vistok::max_sum", mutates_args=())
-def _op(x: Tensor, valid: Tensor, start: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+def _body(x: Tensor, valid: Tensor, start: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     found: tuple[Tensor, Tensor, Tensor] = run("max_sum", BACKENDS, backend, (x, valid, start), k)
     return found
 
 
-@_op.register_fake
 def _fake(x: Tensor, valid: Tensor, start: Tensor, k: int, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     indices = x.new_empty((x.shape[0], k), dtype=torch.int64)
     similarity = x.new_empty((x.shape[0], k), dtype=torch.promote_types(x.dtype, torch.float32))
     return indices, similarity, x.new_empty(x.shape[0], dtype=torch.int64)
 
 
-batch_by_loop(_op)
+_op = define_op("vistok::max_sum", _body, _fake)
 
 
 def _reference(x: Tensor, valid: Tensor, start: Tensor, k: int) -> Picks:

@@ -12,7 +12,8 @@ from torch import Tensor
 from vistok.ops.check_ids import check_ids
 from vistok.ops.compact import add_rows, rows_at
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 from vistok.tokens import Assignment
 
 # As in numbers.h.
@@ -75,15 +76,13 @@ def _flat(slot: Tensor, count: int) -> Tensor:
     return torch.where(slot < 0, -1, slot + item).flatten()
 
 
-@torch.library.custom_op("vistok::merge", mutates_args=())
-def _op(x: Tensor, slot: Tensor, sizes: Tensor, count: int, backend: str) -> tuple[Tensor, Tensor]:
+def _body(x: Tensor, slot: Tensor, sizes: Tensor, count: int, backend: str) -> tuple[Tensor, Tensor]:
     if slot.device.type == "cpu":
         check_ids("merge", slot, count)
     values, totals = run("merge", BACKENDS, backend, (x.flatten(2) if x.ndim > 2 else x[..., None], slot, sizes), count)
     return values.reshape(x.shape[0], count, *x.shape[2:]), totals
 
 
-@_op.register_fake
 def _fake(x: Tensor, slot: Tensor, sizes: Tensor, count: int, backend: str) -> tuple[Tensor, Tensor]:
     values = x.new_empty((x.shape[0], count, *x.shape[2:]))
     return values, x.new_empty((x.shape[0], count), dtype=_computed_in(x, sizes))
@@ -115,8 +114,7 @@ def _backward(ctx: Any, of_values: Tensor, of_totals: Tensor) -> tuple[Any, ...]
     return of_x.to(x.dtype), None, of_sizes, None, None
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-batch_by_loop(_op)
+_op = define_op("vistok::merge", _body, _fake, _backward, _remember)
 
 
 def _computed_in(x: Tensor, sizes: Tensor) -> torch.dtype:

@@ -14,7 +14,8 @@ from torch import Tensor
 from vistok.ops.certified import FLOAT32, certified_code, rounding_bound
 from vistok.ops.codebook_scores import ROWS, largest_score, move_rows, prepare
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 
 METRICS = ("l2", "cosine", "dot")
 PRECISIONS = ("exact", "fast", "bf16", "certified")
@@ -88,19 +89,17 @@ def _computed_in(x: Tensor, codebook: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (x.dtype, codebook.dtype) else torch.float32
 
 
-@torch.library.custom_op("vistok::nearest_code", mutates_args=())
-def _op(x: Tensor, codebook: Tensor, metric: str, precision: str, backend: str) -> Tensor:
+def _body(x: Tensor, codebook: Tensor, metric: str, precision: str, backend: str) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     index: Tensor = run("nearest_code", BACKENDS, backend, (rows, codebook), metric, precision)
     return index.reshape(x.shape[:-1])
 
 
-@_op.register_fake
 def _fake(x: Tensor, codebook: Tensor, metric: str, precision: str, backend: str) -> Tensor:
     return x.new_empty(x.shape[:-1], dtype=torch.int64)
 
 
-batch_by_loop(_op)
+_op = define_op("vistok::nearest_code", _body, _fake)
 
 
 def _reference(x: Tensor, codebook: Tensor, metric: str, precision: str) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vistok.ops.cpu import library
-from vistok.ops.dispatch import SINGLE, Backend, batch_by_loop, run
+from vistok.ops.dispatch import SINGLE, Backend, run
+from vistok.ops.registration import define_op
 
 _CELLS = 1 << 22
 # As in numbers.h.
@@ -45,8 +46,7 @@ def transition_stats(
     return stats if add_to is None else TransitionStats(*(x + y for x, y in zip(add_to, stats, strict=True)))
 
 
-@torch.library.custom_op("vistok::transition_stats", mutates_args=())
-def _op(a: Tensor, b: Tensor, backend: str) -> Tensor:
+def _body(a: Tensor, b: Tensor, backend: str) -> Tensor:
     """a, b [..., D] -> the three stats [3, ...]."""
     count, width = a.shape[:-1].numel(), a.shape[-1]
     rows = (a.reshape(count, width), b.reshape(count, width))
@@ -54,7 +54,6 @@ def _op(a: Tensor, b: Tensor, backend: str) -> Tensor:
     return found.reshape(3, *a.shape[:-1])
 
 
-@_op.register_fake
 def _fake(a: Tensor, b: Tensor, backend: str) -> Tensor:
     return a.new_empty((3, *a.shape[:-1]), dtype=_computed_in(a, b))
 
@@ -69,8 +68,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     return (2 * of_a * a + of_dot * b).to(a.dtype), (2 * of_b * b + of_dot * a).to(b.dtype), None
 
 
-_op.register_autograd(_backward, setup_context=_remember)
-batch_by_loop(_op)
+_op = define_op("vistok::transition_stats", _body, _fake, _backward, _remember)
 
 
 def _computed_in(a: Tensor, b: Tensor) -> torch.dtype:
