@@ -1,5 +1,7 @@
-"""What every pruner with a `reduce` promises, over all of `vistok.list_pruners()`: as many tokens as budgeted, each at a
-place of its own, though they are no subset of what there was. test_contract_pruners.py holds what `select` promises.
+"""What every pruner with a `reduce` promises, over all of `vistok.list_pruners()`: as many tokens as budgeted.
+
+Each stands at a place of its own, though they are no subset of what there was. test_contract_pruners.py holds what
+`select` promises.
 """
 
 from typing import Any

@@ -25,7 +25,9 @@ COMMANDS = [line for language, code in BLOCKS if not language for line in code.s
 SHORTER = {
     "vistok train": "--steps 1 --options '{batch: 1, crop: 32, scales: [64]}'",
     "vistok bench": "--rounds 1",
-    "vistok data": "--help",
+    "vistok data photos": "--help",
+    "vistok eval lvlm": "--questions 28",
+    "vistok eval prune": "--questions 28 --budgets 0.25",
 }
 
 

@@ -88,5 +88,3 @@ def test_transprune_in_a_decoder(case: Any, cuts: list[tuple[int, Tensor, LayerC
         assert cut.index[0].tolist() == data[f"stage{stage}.kept_relative"].tolist()
         assert (places.gather(1, cut.index)[0] - begin).tolist() == data[f"stage{stage}.kept_original"].tolist()
     close(out.last_hidden_state, data["last_hidden_state"], 1e-4)
-
-

@@ -93,7 +93,7 @@ def make_processor(settings: MicroSettings) -> LlavaProcessor:
     """Images and chats to model inputs, with the template `user : <image> question assistant : answer </s>`."""
     size = {"height": settings.side, "width": settings.side}
     images = CLIPImageProcessor(
-        size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
+        size=size, crop_size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True
     )
     return LlavaProcessor(  # type: ignore[no-untyped-call]
         images,
