@@ -99,8 +99,10 @@ def test_ablations_are_scored_by_setting_and_compared_with_random_tokens(host: A
 def test_scenes_are_rendered_at_the_size_that_the_processor_wants() -> None:
     _, processor = tiny_micro()
     assert scene_side(processor) == 64
+    processor.image_processor.crop_size = type(processor.image_processor.size)(height=128, width=128)
+    assert scene_side(processor) == 64, "a crop size counts where pictures are cropped"
     processor.image_processor.do_center_crop = True
-    assert scene_side(processor) == 224
+    assert scene_side(processor) == 128
     processor.image_processor.do_center_crop = False
     for size, side in (({"shortest_edge": 224}, 224), ({"height": 1000, "width": 1000}, 336)):
         processor.image_processor.size = type(processor.image_processor.size)(**size)
