@@ -1,10 +1,12 @@
 import json
+from importlib import import_module
 
 import pytest
 from PIL import Image
 from skimage import data
 
-from vistok.cli.train import train
+from vistok.cli.train import _read, train
+from vistok.config import check_settings, config_names
 
 RECIPE = """
 method: autoencoder
@@ -23,6 +25,12 @@ def folder(tmp_path):
     Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return tmp_path
+
+
+@pytest.mark.parametrize("name", config_names("train"))
+def test_every_recipe_names_a_training_and_settings_that_it_takes(name):
+    settings = _read(name)
+    check_settings(name, import_module(f"vistok.train.{settings.pop('method')}").Training, settings)
 
 
 def test_a_recipe_file_trains_to_a_model_and_reports_its_numbers(folder):
