@@ -25,9 +25,12 @@ CONTEXT: dict[str, Callable[[TokenTensor, torch.Generator], Any]] = {
     "attention": lambda tokens, draw: torch.rand(tokens.mask.shape, generator=draw),
     "thumbnail": lambda tokens, draw: torch.rand(tokens.mask.shape, generator=draw) < 0.5,
     "instruction_attention": lambda tokens, draw: torch.rand(tokens.mask.shape, generator=draw),
+    "tower_keys": lambda tokens, draw: torch.randn(*tokens.mask.shape, WIDTH, generator=draw),
+    "class_token": lambda tokens, draw: torch.randn(tokens.mask.shape[0], 1, WIDTH, generator=draw),
     "text": lambda tokens, draw: torch.randn(tokens.mask.shape[0], 3, WIDTH, generator=draw),
-    "previous": lambda tokens, draw: torch.randn(*tokens.mask.shape, WIDTH, generator=draw),
-    "gradient": lambda tokens, draw: torch.randn(*tokens.mask.shape, WIDTH, generator=draw),
+    "text_mask": lambda tokens, draw: torch.rand(tokens.mask.shape[0], 3, generator=draw) < 0.7,
+    # Two halves of six cells, whatever the length.
+    "frames": lambda tokens, draw: torch.arange(SLOTS).floor_divide(6).expand(tokens.mask.shape[0], -1),
 }
 BUDGETS: dict[str, tuple[Budget, list[int]]] = {
     "int": (5, [5, 4, 0, 5, 1]),

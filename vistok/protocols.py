@@ -63,11 +63,18 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class Pruner(Protocol):
-    """Chooses tokens. `needs` names the context it takes.
+    """Chooses tokens. `needs` names the context it takes; a host hands over what it can find out.
 
-    "attention" [B, N] of the vision tower, "thumbnail" [B, N] bool (the view of the whole image, where it is cut into
-    crops too), "instruction_attention" [B, N] of the decoder's first layer, "text", "previous", "gradient" or
-    "generator".
+    "attention" [B, N]: what the vision tower's class token attends to, mean over heads; without one, what tokens
+    receive on average. "thumbnail" [B, N] bool: the view of the whole image, where it is cut into crops too.
+    "tower_keys" [B, N, Dk]: keys of the tower's attention, mean over heads. "class_token" [B, 1, D]: the tower's, in
+    the space of the tokens. "instruction_attention" [B, N]: of the decoder's first layer. "text" [B, T, D],
+    "text_mask" [B, T] bool: the instruction in the space of the tokens. "frames" [B, N] int64: the frame of each token
+    of a video, 0 for an image, -1 for what belongs to none. "generator": for those who draw.
+
+    A pruner may say more of what it takes, as attributes: `tower_layer` (int, -1 if not given), of which layer of the
+    tower attention and keys are; `space` ("projected" if not given; "tower": tokens as the projector gets them, and
+    what `reduce` returns goes through it).
     """
 
     cannot: frozenset[str]
