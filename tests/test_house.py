@@ -37,7 +37,7 @@ HEAVY = {
     "timm": {"tokenizers", "readouts", "codecs", "pruning", "lvlm", "metrics"},
     "open_clip": {"tokenizers", "readouts", "codecs", "pruning", "lvlm"},
     "diffusers": {"tokenizers", "readouts", "codecs"},
-    "transformers": {"tokenizers", "readouts", "codecs", "lvlm"},
+    "transformers": {"tokenizers", "readouts", "codecs", "lvlm", "bench"},
     "peft": {"lvlm"},
     "accelerate": {"lvlm"},
     "vector_quantize_pytorch": {"quantizers", "bench"},
