@@ -10,6 +10,7 @@ from PIL import Image
 
 from vistok.lvlm.ablation import BUDGETS, RULES, Foreground, ablate, setting_name
 from vistok.lvlm.answer import answer_questions
+from vistok.lvlm.context import reads_tower
 from vistok.lvlm.prompting import GREY_LEVEL, Read, VisualQuestion, as_picture
 from vistok.lvlm.prune import Named, Pruning, prune
 from vistok.metrics.accuracy import (
@@ -21,7 +22,7 @@ from vistok.metrics.accuracy import (
     exact_matches,
     paired_difference,
 )
-from vistok.protocols import Budget, Pruner
+from vistok.protocols import Budget
 from vistok.registry import create
 
 OnBatch = Callable[[int], None]
@@ -96,7 +97,7 @@ def evaluate(
     generator = torch.Generator().manual_seed(0)
     pruned = nullcontext() if chosen is None else prune(model, chosen, budget=budget, generator=generator)
     with pruned as handle:
-        answers = answer_questions(model, processor, questions, read, pixels=_reads_attention(chosen), **asking)
+        answers = answer_questions(model, processor, questions, read, pixels=reads_tower(chosen), **asking)
         tokens = handle.report().mean_visual if isinstance(handle, Pruning) else None
     grey = Image.new("RGB", read(questions[0].picture).size, GREY_LEVEL)
     without = [replace(question, picture=0) for question in questions]
@@ -143,11 +144,6 @@ def evaluate_ablations(
     }
     overall = {name: accuracy(hits) for name, hits in right.items()}
     return Ablation(overall, {name: _by_kind(questions, hits) for name, hits in right.items()}, differences)
-
-
-def _reads_attention(pruner: Any) -> bool:
-    """Whether a pruner asks for more than tokens and a generator, so that the tower must run under its eyes."""
-    return isinstance(pruner, Pruner) and bool(pruner.needs - {"generator"})
 
 
 def _said_blind(constants: Mapping[str, str], questions: Sequence[VisualQuestion]) -> list[str]:

@@ -5,7 +5,7 @@ The features are computed first, a pruner chooses among those of each image, and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vistok.lvlm.context import Context
+from vistok.lvlm.context import PER_IMAGE, Context, Supply
 from vistok.lvlm.family import Family, family_of, visual_features
 from vistok.lvlm.positions import full_positions, gathered_positions
 from vistok.lvlm.prompt import Visuals, locate
@@ -78,35 +78,46 @@ def prune_inputs(
     finally:
         if supply is not None:
             supply.remove()
-    tokens = {
-        name: reduced([pruner], values, [budget], supplied.get(name, {}) | context) for name, values in features.items()
-    }
+    tokens = {}
+    for name, values in features.items():
+        own = supplied.get(name, Supply({}))
+        tokens[name] = reduced([pruner], values, [budget], own._replace(context=own.context | context))
     return cut_inputs(model, family, inputs, visuals, tokens, positions).arguments
 
 
 def reduced(
-    pruners: Sequence[Pruner], features: list[Tensor], budgets: Sequence[Budget | None], context: Mapping[str, Any]
+    pruners: Sequence[Pruner], features: list[Tensor], budgets: Sequence[Budget | None], supply: Supply
 ) -> TokenTensor:
     """Features [N_i, D] of M images after one pruner or several in a row, `source` ascending.
 
-    context: [M, N] by name, of which every pruner gets what it needs of the tokens it sees.
+    supply: of which every pruner gets what it needs of the tokens it sees. Where it holds the tower's space, the first
+    pruner works there, and what it leaves goes through the projector.
     """
     lengths = torch.tensor([len(value) for value in features], device=features[0].device)
     ragged = len({len(value) for value in features}) > 1
-    spec = TokenSpec("features", dim=features[0].shape[-1])
-    tokens = TokenTensor(spec, embeds=pad_sequence(features, batch_first=True), lengths=lengths if ragged else None)
-    for pruner, budget in zip(pruners, budgets, strict=True):
+    inside = features if supply.tower is None else supply.tower.states
+    spec = TokenSpec("features", dim=inside[0].shape[-1])
+    tokens = TokenTensor(spec, embeds=pad_sequence(inside, batch_first=True), lengths=lengths if ragged else None)
+    for number, (pruner, budget) in enumerate(zip(pruners, budgets, strict=True)):
         if budget is None:
             raise ValueError(f"prune: expected a budget for {type(pruner).__name__}, which prunes at the input")
-        given = {name: _of_tokens(value, tokens) for name, value in context.items() if name in pruner.needs}
-        reduce = getattr(pruner, "reduce", None)
-        if reduce is not None:
-            tokens = _in_order(reduce(tokens, budget, **given))
-        else:
-            tokens = tokens.select(pruner.select(tokens, budget, **given))
+        context = {name: value for name, value in supply.context.items() if name in pruner.needs}
+        tokens = _after(pruner, tokens, budget, context)
+        if number == 0 and supply.tower is not None:
+            assert tokens.embeds is not None
+            embeds = supply.tower.project(tokens.embeds)
+            tokens = tokens.replace(spec=replace(spec, dim=embeds.shape[-1]), embeds=embeds)
     if tokens.source is None:
         tokens = tokens.replace(source=torch.arange(tokens.num_slots, device=tokens.device).expand(tokens.mask.shape))
     return tokens
+
+
+def _after(pruner: Pruner, tokens: TokenTensor, budget: Budget, context: Mapping[str, Any]) -> TokenTensor:
+    given = {name: value if name in PER_IMAGE else _of_tokens(value, tokens) for name, value in context.items()}
+    reduce = getattr(pruner, "reduce", None)
+    if reduce is not None:
+        return _in_order(reduce(tokens, budget, **given))
+    return tokens.select(pruner.select(tokens, budget, **given))
 
 
 def _of_tokens(value: Any, tokens: TokenTensor) -> Any:

@@ -12,13 +12,13 @@ import torch
 
 from vistok.data.shard import write_atomic
 from vistok.lvlm.answer import answer_questions
+from vistok.lvlm.context import reads_tower
 from vistok.lvlm.downsample import NAME as DOWNSAMPLE
 from vistok.lvlm.downsample import shrink, sizes_follow_pictures
 from vistok.lvlm.prompting import Read, VisualQuestion
 from vistok.lvlm.prune import prune
 from vistok.lvlm.pruning_methods import Built, Method
 from vistok.metrics.accuracy import exact_matches
-from vistok.protocols import Pruner
 from vistok.weights import fingerprint
 
 OnBatch = Callable[[int], None]
@@ -122,7 +122,7 @@ class Asking:
                 *(self.model, self.processor, self.questions, read),
                 batch=self.batch,
                 max_new_tokens=self.max_new_tokens,
-                pixels=any(isinstance(each, Pruner) and "attention" in each.needs for each in pruners),
+                pixels=any(map(reads_tower, pruners)),
                 on_batch=note,
             )
         values = means.values()
