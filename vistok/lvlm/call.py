@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistok.lvlm.masks import decode_mask, prefill_mask
+from vistok.lvlm.masks import decode_mask, prefill_mask, with_key_bias
 from vistok.lvlm.positions import moved_up
 from vistok.lvlm.prompt import Prompt
 from vistok.protocols import Budget, LayerCut, LayerPruner, LayerRun, LayerView
@@ -51,8 +51,9 @@ class Call:
 
     width: tokens at the decoder's input; total: tokens of the prompt as given. index, dead [B, width]: what the input
     stage left of it, or None; dropped [B, 1]: how many it took, full_visual: visual tokens per item before it; deltas
-    [B, 1]: what mRoPE adds to later text. segments, of_layer: the segment of every layer so far. past: tokens in the
-    cache before this forward, 0 during the prefill. labels: cut with the tokens behind the last layer.
+    [B, 1]: what mRoPE adds to later text. key_bias [B, width]: added to the attention on each token, log(size) of
+    merged ones, None: nothing. segments, of_layer: the segment of every layer so far. past: tokens in the cache before
+    this forward, 0 during the prefill. labels: cut with the tokens behind the last layer.
     """
 
     prompt: Prompt
@@ -66,6 +67,7 @@ class Call:
     deltas: Tensor | None = None
     dropped: Tensor | None = None
     labels: Tensor | None = None
+    key_bias: Tensor | None = None
     past: int = 0
     segments: list[Segment] = field(default_factory=list)
     of_layer: list[int] = field(default_factory=list)
@@ -79,10 +81,13 @@ class Call:
         """Tokens per item at the decoder's input."""
         return self.prompt.valid.shape[1]
 
-    def start(self, arguments: Mapping[str, Any]) -> None:
+    def start(self, arguments: Mapping[str, Any], hidden: Tensor) -> None:
         """Take the arguments of the first layer: mask and rotation of the whole prompt."""
-        self.base = dict(arguments)
-        self.segments, self.of_layer = [Segment(self.prompt.visual)], []
+        self.base, changed = dict(arguments), {}
+        if self.key_bias is not None:
+            changed["attention_mask"] = with_key_bias(self.base.get("attention_mask"), self.key_bias, hidden)
+            self.base |= changed
+        self.segments, self.of_layer = [Segment(self.prompt.visual, arguments=changed)], []
 
     def view(self, layer: int, layers: int, hidden: Tensor) -> LayerView:
         """What a pruner sees of the tokens that are alive now."""
@@ -155,14 +160,19 @@ class Call:
         """What to change in the arguments of a layer that runs over the cache; worked out once per segment."""
         number = self.of_layer[layer]
         now = self.segments[number]
-        if now.index is None or now.kept is None:
+        if now.index is None and self.key_bias is None:
             return {}
         if number not in self.step:
-            mask = decode_mask(
-                arguments.get("attention_mask"), now.index, now.dead, self.width, self.past, hidden, self.attention
-            )
-            changed: dict[str, Any] = {"attention_mask": mask, "position_ids": None}
-            if self.positions == "reindex":
+            mask, bias, changed = arguments.get("attention_mask"), self.key_bias, dict[str, Any]()
+            if now.index is not None:
+                mask = decode_mask(mask, now.index, now.dead, self.width, self.past, hidden, self.attention)
+                changed["position_ids"] = None
+                bias = None if bias is None else bias.gather(1, now.index)
+            if bias is not None:
+                later = self.past - self.width + hidden.shape[1]
+                mask = with_key_bias(mask, torch.nn.functional.pad(bias, (0, later)), hidden)
+            changed["attention_mask"] = mask
+            if self.positions == "reindex" and now.kept is not None:
                 shift = (~now.kept).sum(1, keepdim=True)
                 positions = arguments["position_ids"].expand(len(shift), -1) - shift
                 changed["position_embeddings"] = self.rotary(hidden, position_ids=positions)

@@ -78,7 +78,7 @@ class DecoderHooks:
         return hook
 
     def _start(self, call: Call, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-        call.start(kwargs)
+        call.start(kwargs, hidden)
         cache = kwargs.get("past_key_values")
         if cache is not None:
             self.calls[cache] = call

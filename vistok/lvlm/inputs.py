@@ -41,6 +41,17 @@ class Pruned:
     dropped: Tensor
     deltas: Tensor | None = None
 
+    def log_sizes(self) -> Tensor | None:
+        """[B, n'] float32: log of the tokens that each visual token stands for, 0 elsewhere; None if none is merged."""
+        found = None
+        for name, visual in self.visuals.items():
+            tokens = self.tokens[name]
+            if tokens.sizes is not None:
+                logs = tokens.sizes[tokens.mask].float().log()[visual.ids.clamp(min=0)]
+                found = torch.zeros_like(logs) if found is None else found
+                found = torch.where(visual.ids >= 0, logs, found)
+        return found
+
 
 def prune_inputs(
     model: nn.Module,
@@ -56,13 +67,16 @@ def prune_inputs(
     inputs: as the model's processor makes them. budget: tokens per image, or a fraction of them. positions: "keep"
     those of the full prompt, or "reindex". context: of what the pruner needs, what is not to be read off the model:
     [M, ...] over the images of the batch, or a generator.
-    Items that come out shorter than others are padded on the left.
+    Items that come out shorter than others are padded on the left. Merged tokens weigh as much as others here: no
+    argument of the model's says otherwise.
     Raises: ValueError if the model's class is unknown, there are no visual inputs, or inputs disagree; TypeError for
     context that the pruner does not take.
     """
     family = family_of(model)
     if not isinstance(pruner, Pruner):
         raise ValueError(f"prune_inputs: expected a pruner with `select`, got {type(pruner).__name__}; use `prune`")
+    if getattr(pruner, "merges_in_tower", False):
+        raise ValueError("prune_inputs: expected a pruner at the input, got one inside the vision tower; use `prune`")
     unknown = set(context) - pruner.needs
     if unknown:
         raise TypeError(f"prune_inputs: {type(pruner).__name__} takes no {', '.join(sorted(unknown))}")
@@ -81,32 +95,37 @@ def prune_inputs(
     tokens = {}
     for name, values in features.items():
         own = supplied.get(name, Supply({}))
-        tokens[name] = reduced([pruner], values, [budget], own._replace(context=own.context | context))
+        tokens[name] = reduced([pruner], as_tokens(values), [budget], own._replace(context=own.context | context))
     return cut_inputs(model, family, inputs, visuals, tokens, positions).arguments
 
 
+def as_tokens(features: Sequence[Tensor]) -> TokenTensor:
+    """Features [N_i, D] of M images side by side."""
+    lengths = torch.tensor([len(value) for value in features], device=features[0].device)
+    ragged = len({len(value) for value in features}) > 1
+    spec = TokenSpec("features", dim=features[0].shape[-1])
+    return TokenTensor(spec, embeds=pad_sequence(list(features), batch_first=True), lengths=lengths if ragged else None)
+
+
 def reduced(
-    pruners: Sequence[Pruner], features: list[Tensor], budgets: Sequence[Budget | None], supply: Supply
+    pruners: Sequence[Pruner], tokens: TokenTensor, budgets: Sequence[Budget | None], supply: Supply
 ) -> TokenTensor:
-    """Features [N_i, D] of M images after one pruner or several in a row, `source` ascending.
+    """The tokens of M images after one pruner or several in a row, `source` ascending.
 
     supply: of which every pruner gets what it needs of the tokens it sees. Where it holds the tower's space, the first
     pruner works there, and what it leaves goes through the projector.
     """
-    lengths = torch.tensor([len(value) for value in features], device=features[0].device)
-    ragged = len({len(value) for value in features}) > 1
-    inside = features if supply.tower is None else supply.tower.states
-    spec = TokenSpec("features", dim=inside[0].shape[-1])
-    tokens = TokenTensor(spec, embeds=pad_sequence(inside, batch_first=True), lengths=lengths if ragged else None)
     for number, (pruner, budget) in enumerate(zip(pruners, budgets, strict=True)):
         if budget is None:
             raise ValueError(f"prune: expected a budget for {type(pruner).__name__}, which prunes at the input")
         context = {name: value for name, value in supply.context.items() if name in pruner.needs}
-        tokens = _after(pruner, tokens, budget, context)
         if number == 0 and supply.tower is not None:
+            tokens = _after(pruner, as_tokens(supply.tower.states), budget, context)
             assert tokens.embeds is not None
             embeds = supply.tower.project(tokens.embeds)
-            tokens = tokens.replace(spec=replace(spec, dim=embeds.shape[-1]), embeds=embeds)
+            tokens = tokens.replace(spec=replace(tokens.spec, dim=embeds.shape[-1]), embeds=embeds)
+        else:
+            tokens = _after(pruner, tokens, budget, context)
     if tokens.source is None:
         tokens = tokens.replace(source=torch.arange(tokens.num_slots, device=tokens.device).expand(tokens.mask.shape))
     return tokens

@@ -62,6 +62,22 @@ def decode_mask(
     return _hide(mask, gone[:, None, None])
 
 
+def with_key_bias(mask: Tensor | None, bias: Tensor, like: Tensor) -> Tensor:
+    """The mask of like's rows [B, rows, D] with bias [B, keys] added to the scores of every key.
+
+    Raises: ValueError for a padding mask, to which flash attention adds nothing.
+    """
+    if mask is not None and mask.ndim == 2:
+        raise ValueError("prune: expected sdpa or eager attention where merged tokens weigh more, got flash attention")
+    rows, keys = like.shape[1], bias.shape[1]
+    if mask is None:
+        mask = torch.ones(rows, keys, dtype=torch.bool, device=like.device).tril(keys - rows)[None, None]
+    scores = _as_mask(mask, like, "eager") if mask.dtype == torch.bool else mask
+    # Added to the least number there is, a bias would overflow.
+    least = torch.finfo(scores.dtype).min
+    return torch.where(scores > least / 2, scores + bias[:, None, None].to(scores.dtype), least)
+
+
 def _as_mask(visible: Tensor, like: Tensor, attention: str) -> Tensor:
     if attention != "eager":
         return visible

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from vistok.lvlm.call import Call
 from vistok.lvlm.checks import check_call, check_continuation, check_decoder, check_model, check_prefill
-from vistok.lvlm.context import Context
+from vistok.lvlm.context import Context, reads_tower
 from vistok.lvlm.decoder import DecoderHooks
 from vistok.lvlm.family import Family, call_arguments, decoder_of, family_of, visual_features
-from vistok.lvlm.inputs import cut_inputs, reduced, with_features
+from vistok.lvlm.inputs import as_tokens, cut_inputs, reduced, with_features
 from vistok.lvlm.masks import padding_mask
 from vistok.lvlm.positions import check_policy, text_positions
 from vistok.lvlm.prompt import Prompt, locate, prompt_of
 from vistok.lvlm.report import PruneReport, report_of, vision_flops
+from vistok.lvlm.tower_merging import TowerMerging
 from vistok.protocols import Budget, LayerPruner, Pruner
 from vistok.registry import create
 
@@ -94,6 +95,7 @@ class Pruning(AbstractContextManager["Pruning"]):
         self._hooks = DecoderHooks(decoder, [p for p, _ in inside], [b for _, b in inside])
         self._check_layers()
         self._positions = self._policy(positions)
+        self._merging = self._tower_merging()
         self._context = Context(model, self.family, [p for p, _ in self._at_input], generator)
         self._handles: list[Any] = []
         self._latest: Call | None = None
@@ -102,6 +104,21 @@ class Pruning(AbstractContextManager["Pruning"]):
         cuts = [layer for plan in self._hooks.plans for layer in plan.prune_after]
         if len(cuts) != len(set(cuts)):
             raise ValueError(f"prune: expected pruners that cut behind different layers, got {sorted(cuts)}")
+
+    def _tower_merging(self) -> TowerMerging | None:
+        """What merges inside the vision tower; the pruner is then none of the input's any more."""
+        inside = [number for number, (p, _) in enumerate(self._at_input) if getattr(p, "merges_in_tower", False)]
+        self._proportional = any(getattr(pruner, "proportional", False) for pruner, _ in self._at_input)
+        if not inside:
+            return None
+        pruner, budget = self._at_input[0]
+        if inside != [0] or any(reads_tower(p) for p, _ in self._at_input[1:]):
+            raise ValueError(
+                "prune: expected the pruner that merges in the vision tower first, and none that looks into it"
+            )
+        del self._at_input[0]
+        merger: Any = pruner
+        return TowerMerging(self.model, lambda tokens, blocks: merger.blocks(tokens, blocks, budget), merger.targets)
 
     def _policy(self, positions: str | None) -> str:
         mrope = self.family is not None and self.family.mrope
@@ -121,6 +138,8 @@ class Pruning(AbstractContextManager["Pruning"]):
         ]
         self._hooks.attach()
         self._context.attach()
+        if self._merging is not None:
+            self._merging.attach()
         return self
 
     def __exit__(
@@ -135,6 +154,8 @@ class Pruning(AbstractContextManager["Pruning"]):
         self._handles = []
         self._hooks.remove()
         self._context.remove()
+        if self._merging is not None:
+            self._merging.remove()
         _active.discard(self.model)
 
     def report(self, inputs: Mapping[str, Any] | None = None) -> PruneReport:
@@ -212,18 +233,24 @@ class Pruning(AbstractContextManager["Pruning"]):
         if ids is None:
             raise ValueError("prune: expected input_ids; for inputs_embeds say where the visual tokens are: `visual=`")
         features = visual_features(self.model, self.family, arguments)
+        merged = {} if self._merging is None else {name: self._merging.tokens(own) for name, own in features.items()}
         visuals = locate(self.model.config, self.family, ids, features)
-        if not self._at_input or not visuals:
+        if not visuals or not (self._at_input or merged):
             call = self._call(prompt_of(ids, arguments.get("attention_mask"), visuals), ids.shape[1])
             return with_features(arguments, self.family, features), call
         begin = perf_counter()
         context = self._context.of_images(arguments, features, visuals)
-        pruners, budgets = zip(*self._at_input, strict=True)
-        tokens = {name: reduced(pruners, values, budgets, context[name]) for name, values in features.items()}
+        pruners = [pruner for pruner, _ in self._at_input]
+        budgets = [budget for _, budget in self._at_input]
+        tokens = {
+            name: reduced(pruners, merged[name] if merged else as_tokens(values), budgets, context[name])
+            for name, values in features.items()
+        }
         cut = cut_inputs(self.model, self.family, arguments, visuals, tokens, self._positions)
         prompt = prompt_of(cut.arguments["input_ids"], cut.arguments["attention_mask"], cut.visuals, cut.index)
         call = self._call(prompt, ids.shape[1])
         call.index, call.dead, call.deltas, call.dropped = cut.index, cut.dead, cut.deltas, cut.dropped
+        call.key_bias = cut.log_sizes() if self._proportional else None
         call.full_visual = sum(sum(visual.counts) for visual in visuals.values()) / len(ids)
         call.input_seconds = perf_counter() - begin
         return cut.arguments, call

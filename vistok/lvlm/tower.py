@@ -111,7 +111,7 @@ class TowerWatch:
     def space(self, features: Sequence[Tensor]) -> TowerSpace | None:
         """The tokens in front of the projector, None where they are more than its patches."""
         self._seen()
-        owners = _owners(features)
+        owners = image_numbers(features)
         if self._projected is None or self._projected.shape[:2] != (max(owners) + 1, len(features[0])):
             return None
         return TowerSpace([self._projected[owner] for owner in owners], self._model.model.multi_modal_projector)
@@ -120,7 +120,7 @@ class TowerWatch:
         """[M, 1, C] in front of the projector, None if the tower has none or `space` is None."""
         if not self._prefix or self._first is None or self.space(features) is None:
             return None
-        found: Tensor = self._first[_owners(features)]
+        found: Tensor = self._first[image_numbers(features)]
         return found
 
     @property
@@ -136,7 +136,7 @@ class TowerWatch:
 
     def _of_tokens(self, modality: str, values: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
         """values [P, T, C] as [N, C] of every image."""
-        owners = _owners(features)
+        owners = image_numbers(features)
         packed = self._packing.of_tokens(modality, values, max(owners) + 1)
         each = [packed[owner] for owner in owners]
         counts, expected = [len(value) for value in each], [len(value) for value in features]
@@ -148,7 +148,7 @@ class TowerWatch:
         return each
 
 
-def _owners(features: Sequence[Tensor]) -> list[int]:
+def image_numbers(features: Sequence[Tensor]) -> list[int]:
     """The image of every entry: beams repeat an image, not its place in memory."""
     numbers: dict[int, int] = {}
     return [numbers.setdefault(value.data_ptr(), len(numbers)) for value in features]
