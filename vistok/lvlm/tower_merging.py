@@ -29,7 +29,7 @@ class TowerMerging:
 
         Raises: ValueError if the model's tower cannot be reached, or gives more than one layer.
         """
-        core = getattr(model, "model", None)
+        core: Any = getattr(model, "model", None)
         tower: Any = getattr(core, "vision_tower", None)
         stacks = [] if tower is None else [m for m in tower.modules() if isinstance(m, nn.ModuleList)]
         blocks: list[Any] = next((list(stack) for stack in stacks if len(stack) and hasattr(stack[0], "mlp")), [])
