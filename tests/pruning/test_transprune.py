@@ -175,39 +175,12 @@ def test_equal_scores_keep_the_lowest_places_and_nan_goes_first() -> None:
     assert one_cut(poisoned, ratios=[0.99], scope="image").lengths is not None
 
 
-@pytest.mark.parametrize(
-    ("budget", "expected"),
-    [
-        (None, [0.75, 0.5, 0.25]),
-        # Layers see 1, r, s, t of the tokens; r, s, t keep their proportions.
-        (0.625, [0.75, 0.5, 0.25]),
-        (0.4, [0.3, 0.2, 0.1]),
-        (0.9, [1.0, 1.0, 0.6]),
-        (1.0, [1.0, 1.0, 1.0]),
-        (0.25, [0.0, 0.0, 0.0]),
-        (10, [0.75, 0.5, 0.25]),
-    ],
-)
-def test_a_budget_is_the_mean_over_layers(budget: Any, expected: list[float]) -> None:
+def test_a_budget_is_the_mean_over_layers() -> None:
     pruner: Any = vistok.pruner("transprune", observe=[0], prune_after=[0, 1, 2], ratios=[0.75, 0.5, 0.25])
-    run = pruner.begin(view_of(image(16)), budget)
-    assert [run.ratios[layer].item() for layer in range(3)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("budget", "error", "message"),
-    [
-        (0.2, ValueError, "at least 0.250"),
-        (1.5, ValueError, r"a fraction in \(0, 1\]"),
-        (0, ValueError, "at least 1 token"),
-        ("half", TypeError, "got str"),
-        (torch.tensor([3, 3]), ValueError, "each of 1 items"),
-    ],
-)
-def test_a_budget_out_of_reach_is_refused(budget: Any, error: type[Exception], message: str) -> None:
-    pruner: Any = vistok.pruner("transprune", observe=[0], prune_after=[0, 1, 2], ratios=[0.75, 0.5, 0.25])
-    with pytest.raises(error, match=message):
-        pruner.begin(view_of(image(16)), budget)
+    run = pruner.begin(view_of(image(16)), 0.4)
+    assert [run.ratios[layer].item() for layer in range(3)] == pytest.approx([0.3, 0.2, 0.1])
+    with pytest.raises(ValueError, match="transprune: expected a budget of at least 0.250"):
+        pruner.begin(view_of(image(16)), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -226,16 +199,22 @@ def test_a_setting_that_does_not_fit_is_refused(options: dict[str, Any], message
         vistok.pruner("transprune", **options)
 
 
-def test_two_relative_depths_that_are_one_layer_are_refused() -> None:
-    pruner: Any = vistok.pruner("transprune", observe=[0], prune_after=[0.3, 0.4, 0.75], ratios=[0.75, 0.5, 0.25])
-    with pytest.raises(ValueError, match="3 different layers of 4"):
-        pruner.begin(view_of(image(16)))
-
-
 def test_the_presets_are_the_papers_layers() -> None:
     high, low = vistok.pruner("transprune"), vistok.pruner("transprune_low")
     plan = high.plan.resolve(32)  # type: ignore[attr-defined]
     assert plan.observe == (6, 7, 8, 9, 10, 11) and plan.prune_after == (6, 8, 11)
     assert high.ratios == (0.875, 0.625, 0.125) and low.ratios == (0.5, 0.25, 0.0625)  # type: ignore[attr-defined]
-    depths = vistok.pruner("transprune", observe=[7 / 32], prune_after=[7 / 32, 9 / 32, 12 / 32])
-    assert depths.plan.resolve(32).prune_after == (6, 8, 11)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4, 8, 28, 32, 80])
+def test_relative_depths_are_the_papers_layers_of_32_and_some_of_any_other_number(layers: int) -> None:
+    pruner: Any = vistok.pruner("transprune_relative")
+    plan = pruner.plan.resolve(32)
+    assert plan.observe == (6, 7, 8, 9, 10, 11) and plan.prune_after == (6, 8, 11)
+    if layers == 1:
+        with pytest.raises(ValueError, match="layer"):
+            pruner.plan.resolve(layers)
+        return
+    run = pruner.begin(view_of(image(16), layers=layers))
+    assert tuple(run.ratios) == pruner.plan.resolve(layers).prune_after
+    assert run.ratios[max(run.ratios)].item() == 0.125

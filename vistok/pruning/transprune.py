@@ -18,6 +18,7 @@ from torch import Tensor
 from vistok.ops import transition_score, transition_stats
 from vistok.ops.transition_score import VARIANTS
 from vistok.protocols import Budget, LayerCut, LayerPlan, LayerView
+from vistok.pruning._schedule import check_ratios, kept_fractions
 from vistok.registry import register
 
 SCOPES = ("sample", "image")
@@ -52,13 +53,7 @@ class TransPrune:
             raise ValueError(f"transprune: expected scope to be one of {SCOPES}, got {scope!r}")
         if not 0.0 <= alpha <= 1.0:
             raise ValueError(f"transprune: expected alpha in [0, 1], got {alpha}")
-        falling = all(0.0 <= ratio <= 1.0 for ratio in ratios) and list(ratios) == sorted(ratios, reverse=True)
-        if len(ratios) != len(prune_after) or not falling:
-            raise ValueError(
-                f"transprune: expected {len(prune_after)} ratios in [0, 1], falling, one per layer of prune_after, got "
-                f"{list(ratios)}"
-            )
-        self.ratios = tuple(ratios)
+        self.ratios = check_ratios("transprune", prune_after, ratios)
         self.alpha = alpha
         self.variant = variant
         self.scope = scope
@@ -70,56 +65,9 @@ class TransPrune:
         budget: mean visual tokens per layer, reached by scaling all ratios alike. Raises: ValueError for one that the
         layers before the first cut exceed already.
         """
-        plan = self.plan.resolve(view.layers)
-        cuts = [int(layer) for layer in plan.prune_after]
-        if len(cuts) != len(self.ratios):
-            raise ValueError(
-                f"transprune: expected prune_after {self.plan.prune_after} to name {len(self.ratios)} different layers "
-                f"of {view.layers}"
-            )
         pools = torch.where(view.visual, view.image_ids if self.scope == "image" else 0, -1)
-        shares = _fractions(budget, view.original)
-        scales = [_scaled(self.ratios, cuts, view.layers, share) for share in shares]
-        ratios = dict(zip(cuts, torch.tensor(scales, dtype=torch.float64).reshape(-1, len(cuts)).T, strict=True))
-        ratios = {layer: share.to(pools.device) for layer, share in ratios.items()}
+        ratios = kept_fractions("transprune", self.plan.prune_after, self.ratios, view, budget)
         return Accumulation(self.alpha, self.variant, ratios, pools, torch.zeros(pools.shape, device=pools.device))
-
-
-def _fractions(budget: Budget | None, original: Tensor) -> list[float | None]:
-    """The budget of every item as a fraction of its visual tokens."""
-    counts = original.tolist()
-    if budget is None:
-        return [None] * len(counts)
-    if isinstance(budget, bool) or not isinstance(budget, int | float | Tensor):
-        raise TypeError(f"budget: expected int, float in (0, 1] or Tensor [B], got {type(budget).__name__} {budget!r}")
-    if isinstance(budget, float):
-        if not 0.0 < budget <= 1.0:
-            raise ValueError(f"budget: expected a fraction in (0, 1], got {budget}; give an int for a number of tokens")
-        return [budget] * len(counts)
-    wanted = budget.tolist() if isinstance(budget, Tensor) else [budget] * len(counts)
-    if not isinstance(wanted, list) or len(wanted) != len(counts) or any(value < 1 for value in wanted):
-        raise ValueError(f"budget: expected at least 1 token for each of {len(counts)} items, got {budget}")
-    return [min(1.0, value / count) if count else 1.0 for value, count in zip(wanted, counts, strict=True)]
-
-
-def _scaled(ratios: Sequence[float], cuts: list[int], layers: int, share: float | None) -> list[float]:
-    """Ratios times one factor, at most 1 each, so that the layers see `share` of the tokens on average."""
-    if share is None:
-        return list(ratios)
-    spans = [end - begin for begin, end in zip(cuts, [*cuts[1:], layers - 1], strict=True)]
-    wanted = share * layers - (cuts[0] + 1)
-    if wanted < 0:
-        raise ValueError(
-            f"transprune: expected a budget of at least {(cuts[0] + 1) / layers:.3f} of the visual tokens per layer on "
-            f"average, which the layers before the first cut see, got {share:.3f}; cut earlier (prune_after) or put a "
-            f"pruner at the input before"
-        )
-    for full in range(len(ratios) + 1):
-        below = sum(span * ratio for span, ratio in zip(spans[full:], ratios[full:], strict=True))
-        factor = (wanted - sum(spans[:full])) / below if below else 0.0
-        if full == len(ratios) or ratios[full] * factor <= 1.0:
-            return [1.0] * full + [ratio * factor for ratio in ratios[full:]]
-    raise AssertionError("some number of ratios is capped")
 
 
 @dataclass(frozen=True, eq=False)
