@@ -15,6 +15,7 @@ from vistok.ops.token_choice import finite_tokens, first_largest
 from vistok.ops.token_points import compared, distance_to_mean
 from vistok.protocols import Budget
 from vistok.pruning._context import refuse_context
+from vistok.pruning._embeds import embeds_of
 from vistok.pruning._picks import pick_ranks
 from vistok.registry import register
 from vistok.tokens import Selection, TokenTensor
@@ -49,15 +50,11 @@ class KCenter:
         Raises: TypeError for any context, ValueError for a budget out of range or tokens without embeds.
         """
         refuse_context("k_center", context, self.needs)
-        if tokens.embeds is None:
-            raise ValueError(
-                "k_center: expected tokens with embeds, got indices only; look them up first: "
-                "tokens.replace(embeds=quantizer.lookup(tokens.indices))"
-            )
+        embeds = embeds_of("k_center", tokens)
         slots, counts = kept_tokens(tokens, budget)
         valid = tokens.mask
-        first = self._first(tokens.embeds, valid)
-        centers = k_center(tokens.embeds, slots, self.metric, start=first, valid=valid).indices
+        first = self._first(embeds, valid)
+        centers = k_center(embeds, slots, self.metric, start=first, valid=valid).indices
         return as_selection(tokens, best_slots(pick_ranks(centers, valid), slots, counts), counts, budget)
 
     def _first(self, embeds: Tensor, valid: Tensor) -> Tensor:

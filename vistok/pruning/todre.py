@@ -21,6 +21,7 @@ from vistok.ops.token_choice import finite_tokens, first_largest
 from vistok.ops.token_points import compared, distance_to_mean
 from vistok.protocols import Budget, LayerCut, LayerPlan, LayerView
 from vistok.pruning._context import refuse_context
+from vistok.pruning._embeds import embeds_of
 from vistok.pruning._picks import pick_ranks
 from vistok.registry import register
 from vistok.tokens import Selection, TokenTensor
@@ -93,18 +94,14 @@ class Todre:
         given = {"attention": attention, "thumbnail": thumbnail, "generator": generator}
         context |= {name: value for name, value in given.items() if value is not None}
         refuse_context(f"todre with pivot {self.pivot!r}", context, self.needs)
-        if tokens.embeds is None:
-            raise ValueError(
-                "todre: expected tokens with embeds, got indices only; look them up first: "
-                "tokens.replace(embeds=quantizer.lookup(tokens.indices))"
-            )
+        embeds = embeds_of("todre", tokens)
         slots, counts = kept_tokens(tokens, budget)
         valid = tokens.mask
         start = self._pivot(tokens, attention, thumbnail, generator)
         if self.diversity == "max_sum":
-            picks = max_sum(tokens.embeds, slots, start=start, valid=valid).indices
+            picks = max_sum(embeds, slots, start=start, valid=valid).indices
         else:
-            picks = k_center(tokens.embeds, slots, "cosine", start=start, valid=valid).indices
+            picks = k_center(embeds, slots, "cosine", start=start, valid=valid).indices
         return as_selection(tokens, best_slots(pick_ranks(picks, valid), slots, counts), counts, budget)
 
     def _pivot(

@@ -17,6 +17,7 @@ from vistok.ops import bipartite_match, merge
 from vistok.ops.budget import kept_tokens
 from vistok.protocols import Budget
 from vistok.pruning._context import refuse_context
+from vistok.pruning._embeds import embeds_of
 from vistok.registry import register
 from vistok.tokens import Assignment, Selection, TokenTensor
 
@@ -80,22 +81,18 @@ class Tome:
     @torch.no_grad()
     def _match(self, tokens: TokenTensor, budget: Budget, context: dict[str, Any]) -> tuple[Selection, Assignment]:
         refuse_context("tome", context, self.needs)
-        if tokens.embeds is None:
-            raise ValueError(
-                "tome: expected tokens with embeds, got indices only; look them up first: "
-                "tokens.replace(embeds=quantizer.lookup(tokens.indices))"
-            )
+        embeds = embeds_of("tome", tokens)
         slots, counts = kept_tokens(tokens, budget)
         sizes = torch.ones(tokens.mask.shape, device=tokens.device) if tokens.sizes is None else tokens.sizes
         if tokens.lengths is None and not isinstance(budget, Tensor):
-            slot, places = merged_slots(tokens.embeds, sizes, slots)
+            slot, places = merged_slots(embeds, sizes, slots)
             return Selection(places), Assignment(slot, slots)
         slot = torch.full(tokens.mask.shape, -1, device=tokens.device)
         index = torch.zeros(len(tokens), slots, dtype=torch.int64, device=tokens.device)
         for row, (length, count) in enumerate(zip(tokens.valid_lengths.tolist(), counts.tolist(), strict=True)):
             if count:
                 own = slice(row, row + 1)
-                found, places = merged_slots(tokens.embeds[own, :length], sizes[own, :length], count)
+                found, places = merged_slots(embeds[own, :length], sizes[own, :length], count)
                 slot[row, :length], index[row, :count] = found[0], places[0]
         return Selection(index, counts), Assignment(slot, slots)
 
