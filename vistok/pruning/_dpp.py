@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from vistok.ops.token_choice import first_largest
-from vistok.ops.token_points import products
 
-_SPANNED = 1e-5  # r of rows at which float32 products say no more
+_SPANNED = 1e-5  # r of rows at which products of float32 numbers say no more
 
 
 def greedy_dpp(points: Tensor, quality: Tensor, k: int, valid: Tensor) -> Tensor:
@@ -29,8 +28,9 @@ def greedy_dpp(points: Tensor, quality: Tensor, k: int, valid: Tensor) -> Tensor
     quality = quality.detach().double().nan_to_num(0.0).masked_fill(~valid, 0)
     # All gains are >= 0, so that a spanned token is taken after all others.
     spanned = quality - quality.amax(1, keepdim=True) - 1
+    points = points.detach().double()
     left = (points != 0).any(2).double()
-    factor = points.new_zeros(batch, k, slots, dtype=torch.float64)
+    factor = points.new_zeros(batch, k, slots)
     pick = picks[:, :1]
     for step in range(k):
         # Compared as float32: equal rows differ in the last bits of a float64 product.
@@ -46,8 +46,8 @@ def greedy_dpp(points: Tensor, quality: Tensor, k: int, valid: Tensor) -> Tensor
 
 def _next_row(points: Tensor, factor: Tensor, left: Tensor, pick: Tensor) -> Tensor:
     """The row [B, N] that pick [B, 1] adds to factor [B, t, N]; zero where the others span it."""
-    chosen = points.gather(1, pick[:, :, None].expand(-1, -1, points.shape[2])).squeeze(1)
+    chosen = points.gather(1, pick[:, :, None].expand(-1, -1, points.shape[2]))
     own = factor.gather(2, pick[:, :, None].expand(-1, factor.shape[1], -1))
-    row = products(points, chosen).double() - (own.mT @ factor).squeeze(1)
+    row = (points @ chosen.mT).squeeze(2) - (own.mT @ factor).squeeze(1)
     pivot = left.gather(1, pick)
     return torch.where(pivot > _SPANNED, row / pivot.clamp(min=_SPANNED).sqrt(), 0)
