@@ -10,7 +10,7 @@ import pytest
 
 from vistok.lvlm.pruning_methods import Method, find_methods
 from vistok.lvlm.pruning_runs import Asking
-from vistok.lvlm.pruning_table import COLUMNS, Row, as_csv, compare, losses
+from vistok.lvlm.pruning_table import COLUMNS, Row, as_csv, compare, losses, pareto_front
 from vistok.lvlm.scene_questions import scene_picture, scene_questions
 from vistok.metrics.accuracy import accuracy, paired_difference
 
@@ -116,3 +116,20 @@ def test_budgets_that_are_no_shares_are_refused(tmp_path: Path, budgets: list[fl
     asking = Asking("tiny", *tiny_micro(), scene_questions("test", 2), scene_picture(64), tmp_path)
     with pytest.raises(ValueError, match=r"shares of the visual tokens in \(0, 1\]"):
         compare(asking, find_methods([]), budgets)
+
+
+def test_the_pareto_front_is_what_no_row_beats_in_tokens_and_accuracy() -> None:
+    points = {
+        "full": (100, 40),
+        "good": (30, 38),
+        "bad": (30, 20),
+        "same": (40, 38),
+        "small": (10, 30),
+        "tie": (10, 30),
+    }
+    rows = [
+        Row(name, 0.5, accuracy([True] * right + [False] * (40 - right)), visual_tokens=float(tokens))
+        for name, (tokens, right) in points.items()
+    ]
+    front = pareto_front([*rows, Row("refused", 0.5, refused="cannot")])
+    assert [row.method for row in front] == ["full", "good", "small", "tie"]

@@ -159,8 +159,8 @@ def test_gradients_are_one_and_the_shares() -> None:
 
 
 def test_the_host_is_told_the_layer_and_the_space() -> None:
-    pruner: Any = vistok.pruner("prumerge", tower_layer=-1)
-    assert (pruner.tower_layer, pruner.space) == (-1, "tower")
+    pruner: Any = vistok.pruner("prumerge", tower_layer=-2)
+    assert (pruner.tower_layer, pruner.space) == (-2, "tower")
 
 
 def test_wrong_context_and_settings_are_named() -> None:

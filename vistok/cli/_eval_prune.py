@@ -89,7 +89,8 @@ def prune(
     began = time.perf_counter()
     with asking_progress(_total(chosen, len(shares), len(asked), tune_questions if tune else 0)) as advance:
         rows = pruning_table.compare(asking, chosen, shares, tuning=tuning, on_batch=advance)
-    notes = [*pruning_table.losses(rows), *_refusals(rows), *_explained()]
+    front = ", ".join(f"{row.method} at {row.budget:.0%}" for row in pruning_table.pareto_front(rows))
+    notes = [*pruning_table.losses(rows), *_refusals(rows), f"Pareto front: {front}", *_explained()]
     write_atomic(folder / "table.csv", pruning_table.as_csv(rows).encode())
     write_png(_plot(rows, model), folder / "plot.png")
     given = {"model": model, "methods": [method.name for method in chosen], "budgets": shares, "tune": tune}

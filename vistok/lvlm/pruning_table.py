@@ -153,6 +153,18 @@ def losses(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def pareto_front(rows: Sequence[Row]) -> list[Row]:
+    """Rows that no other one beats: none is as accurate with fewer tokens per layer, or more accurate with as few."""
+    scored = [row for row in rows if row.score is not None]
+    return [row for row in scored if not any(_beats(other, row) for other in scored)]
+
+
+def _beats(one: Row, other: Row) -> bool:
+    assert one.score is not None and other.score is not None
+    gain, fewer = one.score.accuracy - other.score.accuracy, other.visual_tokens - one.visual_tokens
+    return gain >= 0 and fewer >= 0 and (gain > 0 or fewer > 0)
+
+
 def _at(words: str, rows: Sequence[Row]) -> str:
     """The budgets of the rows, empty if there are none."""
     return f"{words}at {', '.join(f'{row.budget:.0%}' for row in rows)}" if rows else ""

@@ -35,8 +35,8 @@ class TowerMerging:
         blocks: list[Any] = next((list(stack) for stack in stacks if len(stack) and hasattr(stack[0], "mlp")), [])
         if not blocks or hasattr(core, "pack_image_features"):
             raise ValueError(
-                f"prune: expected a LLaVA with one view of each image, in whose vision tower the pruner needs to merge, "
-                f"got {type(model).__name__}; merge at the input instead (tome: stage='input')"
+                f"prune: expected a LLaVA with one view of each image, as the pruner needs its vision tower to merge "
+                f"in, got {type(model).__name__}; merge at the input instead (tome: stage='input')"
             )
         layer = model.config.vision_feature_layer
         if not isinstance(layer, int):

@@ -8,8 +8,7 @@ Ours: a and keys are means over heads, where the code multiplies queries and key
 the token of the pruned ones, which stands at the place of the most attended of them (a budget of 1 leaves it out, and
 a budget of everything is the identity); PruMerge+ samples evenly among the tokens that are no outliers, where the
 code's arithmetic sequence over all slots repeats some, so that it keeps as many as budgeted; ties go to the lowest
-slot. The code reads attention from layers[23] of 24, counted from 0, and tokens from one layer before; tower_layer is
-the layer of the tokens here, -1 takes the code's.
+slot. As in the code, attention and keys are those of the last layer, the tokens LLaVA's, of the one before it.
 """
 
 from typing import Any
@@ -37,7 +36,7 @@ class PruMerge:
     needs: frozenset[str] = frozenset({"attention", "tower_keys"})
     space = "tower"
 
-    def __init__(self, *, spread: float = 0.0, neighbours: int = 32, tower_layer: int = -2) -> None:
+    def __init__(self, *, spread: float = 0.0, neighbours: int = 32, tower_layer: int = -1) -> None:
         """spread: share of the kept tokens that are sampled evenly over the image. neighbours: added to a kept token.
 
         tower_layer: of which attention and keys are. Raises: ValueError naming a setting out of range.
