@@ -36,8 +36,8 @@ class Training:
     data: file of questions and answers in LLaVA's format (`read_conversations`), images: the folder of its pictures.
     prompt, answer: how they are put to the model (`model_inputs`). samples: pairs to learn from, of questions that the
     model answers correctly. ask: questions at once. validation: share of the pictures that is held out. kept: share of
-    the visual tokens that the target keeps. settings: of the compressor. device: where both models work. dtype: of the
-    language model.
+    the visual tokens that the target keeps. settings: of the compressor. cooldown: share of the epochs, at their end,
+    over which the learning rate falls to 0. device: where both models work. dtype: of the language model.
     """
 
     out: str
@@ -54,6 +54,7 @@ class Training:
     epochs: int = 100
     batch: int = 128
     learning_rate: float = 1e-3
+    cooldown: float = 0.3
     seed: int = 0
     threads: int = 0
     device: str = "cpu"
@@ -145,6 +146,7 @@ class Trainer:
         total = 0.0
         for chosen in order.split(self.config.batch):
             attention, relevance, mask = self.batch(chosen)
+            self._set_learning_rate()
             loss = relevance_kl(sparse_target(relevance, mask, self.config.kept), self.model(attention, mask))
             self.optimizer.zero_grad()
             loss.backward()
@@ -158,6 +160,14 @@ class Trainer:
                 on_step(self.step, {"loss": value})
         self.epoch += 1
         return total / len(order)
+
+    def _set_learning_rate(self) -> None:
+        """From how many steps are done and how many there are, so that a resumed run has the same rate."""
+        total = self.config.epochs * math.ceil(len(self.learned) / self.config.batch)
+        falling = self.config.cooldown * total
+        share = min(1.0, (total - self.step) / falling) if falling else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * share
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Attention, relevance and mask [B, V] of some pairs, on the device of the run."""
