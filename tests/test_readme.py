@@ -24,10 +24,12 @@ COMMANDS = [line for language, code in BLOCKS if not language for line in code.s
 # What would take an hour or fetch packages runs with these words added.
 SHORTER = {
     "vistok train": "--steps 1 --options '{batch: 1, crop: 32, scales: [64]}'",
+    "vistok bench prune": "--rounds 1 --options '{size: 2x16x2, methods: [uniform, fastv]}'",
     "vistok bench": "--rounds 1",
     "vistok data photos": "--help",
     "vistok eval lvlm": "--questions 28",
     "vistok eval prune": "--questions 28 --budgets 0.25",
+    "vistok compare": "--questions 28 --budgets 0.25",
 }
 
 

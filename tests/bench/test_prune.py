@@ -91,6 +91,12 @@ def test_a_host_is_the_same_every_time_and_leaves_torchs_generator_alone(host):
     assert again.flops == host.flops > 0
 
 
+def test_only_the_methods_that_are_named_are_timed():
+    cases = dict(bench.run(1, methods=["uniform"], size="2x8x2"))
+    assert [timing.name for timing in cases["25% kept"]] == ["unpruned", "uniform"]
+    assert [timing.name for timing in cases["own schedule"]] == ["unpruned"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
