@@ -74,13 +74,28 @@ class Pruner(Protocol):
 
     A pruner may say more of what it takes, as attributes: `tower_layer` (int, -1 if not given), of which layer of the
     tower attention and keys are; `space` ("projected" if not given; "tower": tokens as the projector gets them, and
-    what `reduce` returns goes through it).
+    what `reduce` returns goes through it); `proportional` (whether merged tokens weigh log(size) in the decoder).
     """
 
     cannot: frozenset[str]
     needs: frozenset[str]
 
     def select(self, tokens: TokenTensor, budget: Budget, **context: Any) -> Selection: ...
+
+
+@runtime_checkable
+class TowerMerger(Protocol):
+    """A pruner that merges tokens between attention and MLP of the vision tower's blocks, if `merges_in_tower`."""
+
+    merges_in_tower: bool
+
+    def blocks(self, tokens: int, blocks: int, budget: Budget) -> list[int]:
+        """How many of an image's tokens each block merges. Raises: ValueError for a budget out of reach."""
+        ...
+
+    def targets(self, pairs: Assignment) -> Tensor:
+        """The token [B, S] int64 at whose place each slot of `vistok.ops.bipartite_match` stands."""
+        ...
 
 
 class Transition(NamedTuple):

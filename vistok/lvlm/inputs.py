@@ -17,7 +17,7 @@ from vistok.lvlm.context import PER_IMAGE, Context, Supply
 from vistok.lvlm.family import Family, family_of, visual_features
 from vistok.lvlm.positions import full_positions, gathered_positions
 from vistok.lvlm.prompt import Visuals, locate
-from vistok.protocols import Budget, Pruner
+from vistok.protocols import Budget, Pruner, TowerMerger
 from vistok.rows import take_rows
 from vistok.tokens import TokenSpec, TokenTensor
 
@@ -75,7 +75,7 @@ def prune_inputs(
     family = family_of(model)
     if not isinstance(pruner, Pruner):
         raise ValueError(f"prune_inputs: expected a pruner with `select`, got {type(pruner).__name__}; use `prune`")
-    if getattr(pruner, "merges_in_tower", False):
+    if isinstance(pruner, TowerMerger) and pruner.merges_in_tower:
         raise ValueError("prune_inputs: expected a pruner at the input, got one inside the vision tower; use `prune`")
     unknown = set(context) - pruner.needs
     if unknown:

@@ -25,7 +25,7 @@ from vistok.lvlm.positions import check_policy, text_positions
 from vistok.lvlm.prompt import Prompt, locate, prompt_of
 from vistok.lvlm.report import PruneReport, report_of, vision_flops
 from vistok.lvlm.tower_merging import TowerMerging
-from vistok.protocols import Budget, LayerPruner, Pruner
+from vistok.protocols import Budget, LayerPruner, Pruner, TowerMerger
 from vistok.registry import create
 
 Named = str | Pruner | LayerPruner
@@ -107,17 +107,16 @@ class Pruning(AbstractContextManager["Pruning"]):
 
     def _tower_merging(self) -> TowerMerging | None:
         """What merges inside the vision tower; the pruner is then none of the input's any more."""
-        inside = [number for number, (p, _) in enumerate(self._at_input) if getattr(p, "merges_in_tower", False)]
+        mergers = [p for p, _ in self._at_input if isinstance(p, TowerMerger) and p.merges_in_tower]
         self._proportional = any(getattr(pruner, "proportional", False) for pruner, _ in self._at_input)
-        if not inside:
+        if not mergers:
             return None
-        pruner, budget = self._at_input[0]
-        if inside != [0] or any(reads_tower(p) for p, _ in self._at_input[1:]):
+        first, budget = self._at_input.pop(0)
+        if mergers != [first] or budget is None or any(reads_tower(p) for p, _ in self._at_input):
             raise ValueError(
                 "prune: expected the pruner that merges in the vision tower first, and none that looks into it"
             )
-        del self._at_input[0]
-        merger: Any = pruner
+        merger = mergers[0]
         return TowerMerging(self.model, lambda tokens, blocks: merger.blocks(tokens, blocks, budget), merger.targets)
 
     def _policy(self, positions: str | None) -> str:

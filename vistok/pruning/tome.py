@@ -28,7 +28,6 @@ STAGES = ("tower", "input")
 class Tome:
     """Merges similar tokens, inside the vision tower or in front of the language model."""
 
-    targets = staticmethod(lambda pairs: targets(pairs))
     cannot: frozenset[str] = frozenset({"fullgraph"})  # items of different lengths merge in different numbers of rounds
     needs: frozenset[str] = frozenset()
 
@@ -77,6 +76,10 @@ class Tome:
                 f"got {budget}; take stage='input'"
             )
         return steps
+
+    def targets(self, pairs: Assignment) -> Tensor:
+        """The token [B, S] int64 of every slot of a match at whose place the slot stands."""
+        return targets(pairs)
 
     @torch.no_grad()
     def _match(self, tokens: TokenTensor, budget: Budget, context: dict[str, Any]) -> tuple[Selection, Assignment]:
