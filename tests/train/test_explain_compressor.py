@@ -145,3 +145,12 @@ def test_all_pictures_may_be_learned_from_but_not_all_be_held_out(training: Trai
 def test_an_infinite_loss_stops_the_run_and_names_the_step(training: Training) -> None:
     with pytest.raises(FloatingPointError, match="step"):
         Trainer(replace(training, learning_rate=1e30), planted(80)).run()
+
+
+def test_the_learning_rate_falls_to_nothing_at_the_end_and_only_there(training: Training) -> None:
+    trainer = Trainer(replace(training, epochs=4, cooldown=0.5), planted(40))
+    rates: list[float] = []
+    trainer.run(lambda step, values: rates.append(trainer.optimizer.param_groups[0]["lr"]))
+    half = len(rates) // 2
+    assert rates[:half] == [training.learning_rate] * half
+    assert rates[half:] == sorted(rates[half:], reverse=True) and 0 < rates[-1] <= training.learning_rate / half

@@ -3,12 +3,15 @@
 w_i = q_i^weight with q the scorer's worth in 0..1 (vistok.pruning._scorers); the selector picks one token after the
 other by w and by how unlike it is to those picked (vistok.pruning._selectors); the stop rule says how many of the
 picks an image needs (vistok.pruning._stops), the budget being the most it may have.
-The preset "sweep" is what we propose: the picks of k-center, argmax_i w_i min_c (1 - cos(x_i, x_c)), where w_i is how
-far a token points from the mean of all, 1 - cos(x_i, mean). Background tokens are many and alike, so that the mean is
-theirs: k-center, which takes the farthest token whatever it is, spends picks on every shade of background; ToDRE's sum
-counts a background once for every token of it, but does not mind that two picks are alike. The product does neither,
-and needs no attention, so that it works with any tower. It reads the image only once: N D per pick.
-Other presets: every scorer with every selector, such as "attention" with "suppress" (one pick per thing attended to).
+The preset "sweep" is what we propose: a determinantal point process (selector "dpp") over w_i = how far a token points
+from the mean of all, 1 - cos(x_i, mean) (scorer "distinct"). Background tokens are many and alike, so that the mean is
+theirs. k-center, which takes the farthest token whatever it is, spends picks on every shade of background; ToDRE's sum
+counts a background once for every token of it, but does not mind that two picks are alike; CDPruner's process does,
+and takes its worth from the instruction, where ours needs neither words nor attention and so works with any tower.
+Other presets: every scorer with every selector, such as "suppress", in which a pick takes worth from what is like it.
+Chosen on 560 validation questions to micro_lvlm, accuracy at 25, 10 and 5 % in %: distinct with dpp 89.5, 83.8, 80.5,
+with suppress 89.3, 83.0, 79.5; even with dpp 85.0, 81.6, 79.3; text with suppress 86.6, 81.8, 74.5; CDPruner 88.6,
+82.1, 78.8. Test questions stand in the model's card.
 """
 
 from typing import Any
@@ -37,7 +40,7 @@ class Sweep:
         self,
         *,
         scorer: str = "distinct",
-        selector: str = "max_min",
+        selector: str = "dpp",
         weight: float = 1.0,
         stop: str | None = None,
         threshold: float = 0.0,
