@@ -7,7 +7,7 @@ from math import ceil, floor, log10
 from PIL import Image, ImageDraw, ImageFont
 
 _SIZE = (1280, 800)
-_LEFT, _TOP, _RIGHT, _BOTTOM = 110, 100, 300, 90
+_LEFT, _TOP, _RIGHT, _BOTTOM = 110, 100, 340, 90
 _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (215, 215, 215)
 # Okabe and Ito's colours, which stay apart for most eyes.
 _COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (110, 110, 110))
