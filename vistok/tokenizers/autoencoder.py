@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vistok.layers.conv import ResidualBlock
 from vistok.layers.gaussian import Gaussian
+from vistok.layers.image_checks import check_images, pad_to_multiple
 from vistok.layers.normalizer import LatentNormalizer, NormalizedLatent, RawLatent
 from vistok.layers.preprocess import Preprocess
 from vistok.protocols import Quantized
@@ -116,8 +117,8 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
         """
         if budget is not None:
             raise ValueError(f"{self.name}: expected no budget, a grid tokenizer makes h*w tokens; prune them instead")
-        _check_images(self.name, images)
-        padded = _pad_to_multiple(images, self.patch)
+        check_images(self.name, images)
+        padded = pad_to_multiple(images, self.patch)
         moments = self._tiled(self._moments, padded, tile, self._encoder_reach * self.patch, self.patch, 1)
         tokens = self._tokens(moments, sample, generator)
         rows, cols = moments.shape[1:3]
@@ -220,26 +221,3 @@ def _named(quantizer: dict[str, Any]) -> dict[str, Any]:
 def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
     for start in range(0, length, step):
         yield start, min(start + step, length)
-
-
-def _check_images(owner: str, images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or 0 in images.shape:
-        raise ValueError(
-            f"{owner}: expected float images [B, 3, H, W] in [0, 1], got {list(images.shape)} {images.dtype}"
-            + ("; divide uint8 images by 255" if images.dtype == torch.uint8 else "")
-        )
-    # The range needs a device synchronisation, which a compiled graph cannot hold.
-    if not torch.compiler.is_compiling() and images.numel():
-        low, high = float(images.detach().min()), float(images.detach().max())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise ValueError(f"{owner}: expected images in [0, 1], got {low:.3g}..{high:.3g}; use model.preprocess")
-
-
-def _pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    height, width = images.shape[2:]
-    down, right = -height % multiple, -width % multiple
-    if not down and not right:
-        return images
-    # Reflection needs fewer new pixels than there are old ones; tiny images repeat their edge instead.
-    mode = "reflect" if down < height and right < width else "replicate"
-    return nn.functional.pad(images, (0, right, 0, down), mode=mode)
