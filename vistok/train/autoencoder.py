@@ -22,6 +22,7 @@ from vistok.registry import create
 from vistok.train.export import export
 from vistok.train.losses import Loss, PatchDiscriminator, hinge_discriminator_loss, make_losses
 from vistok.train.metrics_log import append_row, drop_rows_after
+from vistok.train.moving_average import moving_average
 from vistok.weights import load_weights
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -85,7 +86,7 @@ class Trainer:
             load_weights(self.model, config.start)
         for part in config.frozen:
             self.model.get_submodule(part).requires_grad_(False)
-        self.average = AveragedModel(self.model, multi_avg_fn=_moving_average(config.ema))
+        self.average = AveragedModel(self.model, multi_avg_fn=moving_average(config.ema))
         self.optimizer = self._adamw(self.model)
         self.discriminator = PatchDiscriminator() if config.adversarial else None
         self.discriminator_optimizer = self._adamw(self.discriminator) if self.discriminator is not None else None
@@ -208,15 +209,6 @@ class Trainer:
         loss.backward()
         self.discriminator_optimizer.step()
         return loss.detach()
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    def update(averages: Any, values: Any, count: Tensor) -> None:
-        # A short memory at first, or the random start would still weigh 37 % after 1 / (1 - decay) steps.
-        keep = min(decay, float((1 + count) / (10 + count)))
-        torch._foreach_lerp_(averages, values, 1 - keep)
-
-    return update
 
 
 def _tensorboard(out: Path) -> Any:

@@ -24,11 +24,15 @@ def export(model: Any, photos: Sequence[str | Path], folder: str | Path) -> None
     exported = copy.deepcopy(model).eval()
     if exported.normalizer is not None:
         exported.set_latent_statistics(*latent_statistics(exported, photos))
-    out = Path(folder)
-    partial = out.with_name(f"{out.name}.tmp.{os.getpid()}")
-    exported.half().save_pretrained(partial)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    write_half(exported, Path(folder))
+
+
+def write_half(model: Any, folder: Path) -> None:
+    """Write settings and float16 weights of `model` to `folder`, whole or not at all."""
+    partial = folder.with_name(f"{folder.name}.tmp.{os.getpid()}")
+    copy.deepcopy(model).half().save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
 
 
 @torch.inference_mode()

@@ -1,0 +1,39 @@
+"""Optimizers by name: AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> list[Optimizer]:
+    """AdamW (0.9, 0.95); vectors and biases do not decay."""
+    return [_adamw(list(model.named_parameters()), learning_rate, weight_decay)]
+
+
+def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> list[Optimizer]:
+    """Muon (Jordan et al. 2024) for weights of two axes below a `transformer`, scaled to the step size of AdamW.
+
+    Raises: ValueError if this torch has no Muon.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optimizer muon: expected torch >= 2.9, got {torch.__version__}; use adamw")
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [parameter for name, parameter in named if ".transformer." in f".{name}" and parameter.ndim == 2]
+    chosen = {id(parameter) for parameter in matrices}
+    build: Any = torch.optim.Muon
+    of_blocks: Optimizer = build(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [of_blocks, _adamw([pair for pair in named if id(pair[1]) not in chosen], learning_rate, weight_decay)]
+
+
+def _adamw(named: list[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float) -> Optimizer:
+    trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+    decays = [parameter for name, parameter in trained if parameter.ndim > 1 and not name.endswith("bias")]
+    stays = [parameter for name, parameter in trained if parameter.ndim <= 1 or name.endswith("bias")]
+    groups = [{"params": decays, "weight_decay": weight_decay}, {"params": stays, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, learning_rate, (0.9, 0.95), fused=True)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], list[Optimizer]]] = {"adamw": adamw, "muon": muon}
