@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from vistok.layers.gaussian import Gaussian
 from vistok.tokenizers.karl import Karl, Latents
+from vistok.tokenizers.titok import TiTok
 from vistok.train.karl_losses import EpsilonSchedule, distillation_step
 
 from .conftest import Case, read
@@ -188,3 +190,47 @@ def struct_images(path: Path, config: dict[str, Any]) -> Tensor:
         if case.config["image"] == config["image"] and case.config["weights"] == config["weights"]:
             return pictures(case)
     raise FileNotFoundError(f"{path}: no case of the image {config['image']!r}")
+
+
+def is_titok(config: dict[str, Any]) -> bool:
+    return bool(config["method"] == "titok" and config["kind"] == "case")
+
+
+def titok(path: Path, config: dict[str, Any]) -> TiTok:
+    names = {"hidden_channels": "ch", "channel_mult": "ch_mult", "codebook_size": "n_embed"}
+    names |= {"num_res_blocks": "num_res_blocks", "z_channels": "z_channels"}
+    below = {names[name]: value for name, value in (config["pixel_decoder"] or {}).items() if name in names}
+    model = TiTok(
+        **{f"{side}_{size}": config[f"{side}_{size}"] for side in ("encoder", "decoder") for size in SIZES},
+        latents=config["num_latent_tokens"],
+        dim=config["token_size"],
+        codebook_size=config["codebook_size"] if config["quantize_mode"] == "vq" else None,
+        normalise=bool(config["l2_norm"]),
+        legacy=config["is_legacy"],
+        pixel_decoder=below,
+        image_size=config["image_size"],
+        patch=config["patch_size"],
+    )
+    model.load_state_dict(model.rename_keys(weights_of(path, config)))
+    return model.eval()
+
+
+@pytest.mark.parity("adaptive/titok_*.case*", is_titok)
+@torch.no_grad()
+def test_titok_is_the_original(case: Case, path: Path) -> None:
+    config, data = case.config, case.tensors
+    model, images = titok(path, config), pictures(case)
+    moments = model.moments(images)
+    close(moments, data["encoder_z"][:, :, 0].transpose(1, 2), 1e-3)
+    tokens = model.encode(images).check()
+    assert tokens.embeds is not None
+    if tokens.indices is not None:
+        assert torch.equal(tokens.indices, data["indices"][:, 0].long())
+    close(tokens.embeds, data["z_quantized"][:, :, 0].transpose(1, 2), 1e-3)
+    if "posterior_logvar" in data:
+        close(Gaussian.from_moments(moments).logvar, data["posterior_logvar"][:, :, 0].transpose(1, 2), 1e-3)
+    decoded = model.predict(tokens.embeds)
+    if "decoder_out" in data:
+        close(decoded, data["decoder_out"], 2e-3)
+    close_in_units_of_its_spread(model.pixels(decoded), data["reconstruction"])
+    assert torch.equal(model.decode(tokens), model.pixels(decoded).clamp(0, 1))

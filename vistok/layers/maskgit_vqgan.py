@@ -5,6 +5,7 @@ released weights depend on it: a residual block whose width changes adds its own
 drops its input. B images, C channels, h and w rows and columns of codes, K codes.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -54,15 +55,8 @@ class _Upsample(nn.Module):
         return out
 
 
-class _Middle(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.block_1 = VqganBlock(width, width)
-        self.block_2 = VqganBlock(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block_2(self.block_1(x))
-        return out
+def _middle(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((f"block_{i + 1}", VqganBlock(width, width)) for i in range(blocks)))
 
 
 class VqganEncoder(nn.Module):
@@ -73,7 +67,7 @@ class VqganEncoder(nn.Module):
         widths = [ch * factor for factor in (1, *ch_mult)]
         self.conv_in = nn.Conv2d(3, ch, 3, padding=1, bias=False)
         self.down = nn.ModuleList(_Level(widths[i], widths[i + 1], num_res_blocks) for i in range(len(ch_mult)))
-        self.mid = _Middle(widths[-1])
+        self.mid = _middle(widths[-1], 2)
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 1)
 
@@ -89,11 +83,13 @@ class VqganEncoder(nn.Module):
 class VqganDecoder(nn.Module):
     """Codes [B, z_channels, h, w] -> images [B, 3, H, W], not clamped."""
 
-    def __init__(self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, z_channels: int) -> None:
+    def __init__(
+        self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, z_channels: int, mid_blocks: int = 2
+    ) -> None:
         super().__init__()
         widths = [ch * factor for factor in ch_mult]
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = _Middle(widths[-1])
+        self.mid = _middle(widths[-1], mid_blocks)
         self.up = nn.ModuleList(
             _Level(widths[min(i + 1, len(widths) - 1)], width, num_res_blocks, upsample=i > 0)
             for i, width in enumerate(widths)
