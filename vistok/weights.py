@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -93,7 +94,9 @@ def _load(path: Path) -> Any:
     if path.suffix == ".npz":
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    return torch.load(path, map_location="cpu", weights_only=True)
+    # Authors save the arguments of their training run beside the weights: a plain record, which is not used.
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:

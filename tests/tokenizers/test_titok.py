@@ -68,9 +68,9 @@ def test_a_patch_of_pixels_comes_as_row_column_channel() -> None:
 def test_checkpoints_with_the_authors_names_load_and_any_other_key_is_refused(tmp_path: Any) -> None:
     model = TiTok(**TINY, pixel_decoder=BELOW)
     theirs = {
-        name.replace(".mid.block_1.", ".mid.0.").replace(".mid.block_2.", ".mid.1.").replace(
-            ".upsample.conv.", ".upsample_conv."
-        ): value
+        name.replace(".mid.block_1.", ".mid.0.")
+        .replace(".mid.block_2.", ".mid.1.")
+        .replace(".upsample.conv.", ".upsample_conv."): value
         for name, value in model.state_dict().items()
     }
     assert any(name.startswith("pixel_decoder.mid.0.") for name in theirs)

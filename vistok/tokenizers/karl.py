@@ -316,7 +316,7 @@ class Karl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
         if not torch.compiler.is_compiling() and not bool((asked >= 0).all()):
             raise ValueError(f"{self.name}: expected eps >= 0, a mean absolute error, got {asked.tolist()}")
         known = torch.tensor(self.epsilons, device=images.device)
-        return torch.bucketize(asked, known).clamp(max=len(known) - 1).expand(len(images))
+        return torch.bucketize(asked.contiguous(), known).clamp(max=len(known) - 1).expand(len(images))
 
     def keeps(self, halt_logits: Tensor) -> Tensor:
         """halt_logits [B, T] -> bool: the probability to halt is no larger than the threshold."""
