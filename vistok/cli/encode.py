@@ -34,6 +34,8 @@ def encode(
     workers: int = 1,
     decode_threads: int = 2,
     tile: int | None = None,
+    eps: float | None = None,
+    verify: bool = False,
     max_pixels: int | None = None,
     threads: int = 2,
     device: str = "cpu",
@@ -61,6 +63,8 @@ def encode(
         decode_threads: threads of each worker that read and decode pictures; changes no byte of the store.
         tile: work on tiles of that many pixels, for large pictures in bounded memory; 0 = on whole pictures; left out
             = 1024 where the tokenizer has tiles.
+        eps: mean absolute error to meet (pixels in 0..1), for tokenizers of adaptive length.
+        verify: decode, measure, and spend more on the pictures that miss their eps.
         max_pixels: a picture of more is an error; left out = 25,000,000.
         threads: torch threads of each worker; part of the plan, because it may change the last bits.
         device: cpu, cuda, ...
@@ -85,7 +89,7 @@ def encode(
         device=device,
         seed=seed,
         split=split,
-        options=_tiling(model, tile),
+        options=_tiling(model, tile) | _length(model, eps, verify),
         max_pixels=max_pixels or MAX_PIXELS,
     )
     plan = make_plan(model, pictures, settings)
@@ -103,6 +107,17 @@ def _tiling(model: "Tokenizer", tile: int | None) -> dict[str, int]:
     if tile is None:
         return {"tile": _TILE} if "tile" in signature(model.encode).parameters else {}
     return {"tile": tile} if tile else {}
+
+
+def _length(model: "Tokenizer", eps: float | None, verify: bool) -> dict[str, float | bool]:
+    wanted: dict[str, float | bool] = ({} if eps is None else {"eps": eps}) | ({"verify": True} if verify else {})
+    missing = [name for name in wanted if name not in signature(model.encode).parameters]
+    if missing:
+        raise ValueError(
+            f"--{missing[0]}: expected a tokenizer of adaptive length such as karl_nano, {model.spec.name} makes the "
+            "same number of tokens for all images of a size"
+        )
+    return wanted
 
 
 def load_tokenizer(name: str, checkpoint: str | None) -> "Tokenizer":

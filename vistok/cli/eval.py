@@ -12,6 +12,8 @@ from rich.table import Table
 from torch import Tensor
 
 from vistok import tokenizer as make_tokenizer
+from vistok.cli._eval_adaptive import adaptive
+from vistok.cli._eval_complexity import complexity
 from vistok.cli._eval_lvlm import lvlm
 from vistok.cli._eval_prune import prune
 from vistok.data.images import list_images, open_image
@@ -166,4 +168,10 @@ def _codec(result: CodecResult | None) -> str:
     return "-" if result is None else f"{result.psnr:.2f}{'' if result.fits else '*'}"
 
 
-COMMAND = {"tokenizer": tokenizer, "lvlm": lvlm, "prune": prune}
+COMMAND = {
+    "tokenizer": tokenizer,
+    "adaptive": adaptive,
+    "complexity": complexity,
+    "lvlm": lvlm,
+    "prune": prune,
+}

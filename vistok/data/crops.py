@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vistok.data.images import list_images, open_image, reduced
@@ -39,3 +40,19 @@ class CropSampler:
             cut = level[top : top + self.crop, left : left + self.crop]
             row[:] = cut[:, ::-1] if rng.random() < 0.5 else cut
         return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
+
+
+def tiles(picture: Image.Image, side: int, scales: Sequence[int]) -> Tensor:
+    """Squares of a picture that do not overlap, [n, 3, side, side] in [0, 1], at each shorter side it is reduced to.
+
+    scales: in pixels; those larger than the picture or smaller than `side` are left out. Raises: ValueError if all are.
+    """
+    found = []
+    for scale in (scale for scale in scales if side <= scale <= min(picture.size)):
+        pixels = torch.from_numpy(np.array(reduced(picture, scale))).permute(2, 0, 1).float() / 255
+        cut = pixels[:, : pixels.shape[1] // side * side, : pixels.shape[2] // side * side]
+        cells = cut.unfold(1, side, side).unfold(2, side, side)
+        found.append(cells.permute(1, 2, 0, 3, 4).flatten(0, 1))
+    if not found:
+        raise ValueError(f"tiles: expected a picture of at least {side} px and a scale that fits, got {picture.size}")
+    return torch.cat(found)

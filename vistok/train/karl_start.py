@@ -17,11 +17,18 @@ _AMPLITUDE = 0.5
 
 @torch.no_grad()
 def start_spatially(model: Any) -> None:
-    """Set positions, slots and W_q = W_k of a new `Karl`. Raises: ValueError if it has more slots than grid cells."""
+    """Set positions, slots, rows of errors and W_q = W_k of a new `Karl`.
+
+    Raises: ValueError if it has more slots than grid cells.
+    """
     side = model.encoder_positional_embedding.shape[1]
     order = slot_cells(*model.trained_grid)
     if model.max_latents > len(order):
         raise ValueError(f"karl: expected at most {len(order)} slots for a grid {model.trained_grid}, one per cell")
+    # Constant rows, as the authors begin with, are all the same behind a LayerNorm; only neighbours should be alike.
+    bins = torch.arange(len(model.epsilons))
+    errors = position_codes(torch.stack([bins, torch.zeros_like(bins)], 1), model.rec_loss_embeddings.shape[1])
+    model.rec_loss_embeddings.copy_(_AMPLITUDE * errors)
     # Slots sit where the position table is sampled for the grid that is trained.
     cells = order[: model.max_latents] * side // torch.tensor(model.trained_grid)
     grid = torch.cartesian_prod(torch.arange(side), torch.arange(side))

@@ -102,7 +102,7 @@ class Tuning(nn.Module):
         return terms
 
     def _pixels(self, run: Run) -> Tensor:
-        pixels: Tensor = self._model[0].base_tokenizer.pixels(run.decoded, run.grid)
+        pixels: Tensor = self._model[0].base_tokenizer.pixels(run.decoded.float(), run.grid)
         return pixels.float()
 
 

@@ -1,0 +1,51 @@
+"""What adaptive tokens cost in bits: their ids or numbers, and which slots they are.
+
+The slot mask is coded bit by bit with probabilities learned on the way, one pair of counts for each value of the bit
+before (Krichevsky & Trofimov 1981): -sum log2 (n_bit + 1/2) / (n_0 + n_1 + 1). Both sides know T, so nothing else is
+sent; a prefix of k slots costs about log2 T bits and not log2 (T choose k). B images, N padded tokens, T slots.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vistok.tokens import TokenTensor
+
+
+def token_bits(tokens: TokenTensor, slots: int, *, value_bits: int = 16) -> Tensor:
+    """Bits of each item [B] float64: log2(codebook) per id, or value_bits per number of continuous tokens, and mask.
+
+    slots: T, how many there were to choose from. Raises: ValueError if a token sits in none of them.
+    """
+    sizes = tokens.spec.codebook_sizes
+    each = sum(math.log2(size) for size in sizes) if sizes else float(value_bits * tokens.spec.dim)
+    return tokens.valid_lengths.double() * each + mask_bits(slot_mask(tokens, slots))
+
+
+def slot_mask(tokens: TokenTensor, slots: int) -> Tensor:
+    """Which of `slots` slots each item has tokens in: [B, T] bool."""
+    source = tokens.source
+    if source is None:
+        source = torch.arange(tokens.num_slots, device=tokens.device).expand(len(tokens), -1)
+    valid = tokens.mask
+    if bool((source[valid] >= slots).any()):
+        raise ValueError(f"token_bits: expected slots below {slots}, got {int(source[valid].max())}")
+    mask = torch.zeros(len(tokens), slots + 1, dtype=torch.bool, device=tokens.device)
+    mask.scatter_(1, source.where(valid, slots), True)
+    return mask[:, :slots]
+
+
+def mask_bits(mask: Tensor) -> Tensor:
+    """Ideal length of the adaptive code of each mask [B, T] bool: [B] float64."""
+    batch, slots = mask.shape
+    bits = torch.zeros(batch, dtype=torch.float64, device=mask.device)
+    counts = torch.full((batch, 2, 2), 0.5, dtype=torch.float64, device=mask.device)
+    rows, before = torch.arange(batch, device=mask.device), mask.new_ones(batch).long()
+    for slot in range(slots):
+        bit = mask[:, slot].long()
+        seen = counts[rows, before]
+        bits -= (seen[rows, bit] / seen.sum(1)).log2()
+        counts[rows, before, bit] += 1
+        before = bit
+    return bits
