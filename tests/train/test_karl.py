@@ -30,7 +30,8 @@ def training(tmp_path: Path) -> Training:
     Image.fromarray(data.astronaut()).save(pictures / "astronaut.png")
     return Training(
         out=str(tmp_path / "run"), photos=[str(pictures)], settings=TINY, steps=6, batch=2, crop=16, scales=[64],
-        first_budgets=[1, 3, 8], spatial=True, optimizer="muon", warmup=2, save_every=3, log_every=1, second_start=0.2,
+        first_budgets=[1, 3, 8], budgets_per_step=2, spatial=True, optimizer="muon", warmup=2, save_every=3,
+        log_every=1, second_start=0.2,
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(training: Training, 
     resumed = Trainer(replace(training, out=str(tmp_path / "halves")))
     resumed.run()
     assert resumed.step == 6
-    assert [resumed.first_budget()] == [whole.first_budget()]
+    assert torch.equal(torch.as_tensor(resumed.first_budget()), torch.as_tensor(whole.first_budget()))
     assert_same(resumed.model.state_dict(), whole.model.state_dict())
     assert_same(dict(resumed.averaged().state_dict()), dict(whole.averaged().state_dict()))
     assert_same(resumed.schedule.state_dict(), whole.schedule.state_dict())
@@ -83,12 +84,26 @@ def test_a_step_labels_the_slots_of_the_first_run_keep_and_the_others_halt(train
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     step = distillation_step(model, images, 3, 8, torch.zeros(2))
     first, second = step.terms
-    assert step.surplus == 5 and "halt" not in first and {"keep", "halt"} <= set(second)
+    assert step.budgets.tolist() == [3, 3] and "halt" not in first and {"keep", "halt"} <= set(second)
     logits = step.runs[1].halt_logits
     torch.testing.assert_close(second["halt"], torch.nn.functional.softplus(-logits[:, 3:]).mean())
     torch.testing.assert_close(second["keep"], torch.nn.functional.softplus(logits[:, :3]).mean())
     torch.testing.assert_close(step.loss, torch.stack([*first.values(), *second.values()]).sum())
     assert "halt" not in distillation_step(model, images, 8, 8, torch.zeros(2)).terms[1]
+
+
+def test_budgets_that_differ_by_image_label_each_image_as_alone(training: Training) -> None:
+    model = Trainer(training).model
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    budgets = torch.tensor([2, 6])
+    together = distillation_step(model, images, budgets, 8, torch.zeros(2))
+    alone = [distillation_step(model, images[i : i + 1], int(budgets[i]), 8, torch.zeros(1)) for i in range(2)]
+    for row, step in enumerate(alone):
+        torch.testing.assert_close(together.error[row], step.error[0])
+        torch.testing.assert_close(together.runs[0].decoded[row], step.runs[0].decoded[0], rtol=0, atol=1e-5)
+    for number in range(2):
+        for name, value in together.terms[number].items():
+            torch.testing.assert_close(value, (alone[0].terms[number][name] + alone[1].terms[number][name]) / 2)
 
 
 def test_the_second_run_and_the_halting_loss_begin_gently(training: Training) -> None:
@@ -118,10 +133,9 @@ def test_discriminators_take_eight_of_nine_steps_and_share_out_the_budgets(train
     assert [step for step in range(20, 40) if not tuning.is_discriminator_step(step)] == [26, 35]
     assert not any(tuning.is_discriminator_step(step) for step in range(20))
     assert [tuning.weight(step) for step in (19, 20, 100)] == [0.0, 0.2, 0.8]
-    places = {
-        slots: list(tuning.discriminators).index(tuning.discriminator_of(slots)) for slots in (1, 32, 64, 256, 368)
-    }
-    assert places == {1: 0, 32: 0, 64: 1, 256: 7, 368: 7}
+    order = list(tuning.discriminators)
+    places = [order.index(tuning.discriminator_of(slots)) for slots in (1, 32, 64, 256, 368)]
+    assert places == [0, 0, 1, 7, 7]
 
 
 def test_the_adversarial_term_is_balanced_at_the_last_layer() -> None:
@@ -145,7 +159,7 @@ def test_a_spatial_start_lays_the_slots_over_the_grid_and_lets_queries_be_keys(t
     side = model.encoder_positional_embedding.shape[1]
     table = model.encoder_positional_embedding.flatten(1).T
     nearest = torch.cdist(model.latent_tokens, table)
-    assert nearest.amin(1).max() < 1e-4
+    assert nearest.amin(1).max() < 1e-2
     cells = nearest.argmin(1)
     assert len(set(cells.tolist())) == model.max_latents
     assert len({(int(c) // side >= side // 2, int(c) % side >= side // 2) for c in cells[:4]}) == 4

@@ -19,13 +19,14 @@ class Codebook(nn.Module):
         self.embedding = nn.Embedding(codes, dim)
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
-    def forward(self, z: Tensor) -> Quantized:
-        """z [B, N, D] -> Quantized in float32; the loss is over all vectors."""
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """z [B, N, D] -> Quantized in float32; the loss is over the vectors that `mask` [B, N] marks, None = all."""
         rows, codes = self._unit(z.float()), self._unit(self.embedding.weight.float())
         ids = nearest_code(rows, codes)
         chosen = codes[ids]
-        commitment = (rows - chosen.detach()).square().mean()
-        codebook = (chosen - rows.detach()).square().mean()
+        counted = slice(None) if mask is None else mask
+        commitment = (rows - chosen.detach())[counted].square().mean()
+        codebook = (chosen - rows.detach())[counted].square().mean()
         stats = {"commitment_loss": commitment.detach(), "codebook_loss": codebook.detach()}
         return Quantized(straight_through(rows, chosen), ids, self.commitment * commitment + codebook, stats)
 

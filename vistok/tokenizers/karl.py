@@ -255,20 +255,30 @@ class Karl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
         pixels = self.base_tokenizer.pixels(run.decoded, run.grid)
         return Reconstruction(pixels, run.decoded, run.halt_logits, run.loss)
 
-    def run(self, images: Tensor, budget: int, bins: Tensor, *, halting: bool, noise: Tensor | None = None) -> Run:
+    def run(
+        self,
+        images: Tensor,
+        budget: int,
+        bins: Tensor,
+        *,
+        halting: bool,
+        valid: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Run:
         """images [B, 3, H, W], `budget` slots, bins [B] int64 -> what a training step needs.
 
-        halting: the decoder sees the slots that the model keeps, else all of them. noise: as for `latents`.
+        halting: the decoder sees the slots that the model keeps, else all of them. valid, noise: as for `latents`.
         """
-        latents = self.latents(images, budget, bins, noise=noise)
+        latents = self.latents(images, budget, bins, valid=valid, noise=noise)
         if self.quantize is not None:
-            embeds, indices, loss, _ = self.quantize(latents.values)
+            embeds, indices, loss, _ = self.quantize(latents.values, valid)
         else:
             embeds, indices, loss = latents.values, None, latents.values.new_zeros(())
-        keep = self.keeps(latents.halt_logits.detach())
-        keep = keep if halting else torch.ones_like(keep)
+        keep = self.keeps(latents.halt_logits.detach()) if halting else valid
         slots = torch.arange(budget, device=images.device).expand(len(images), -1)
-        decoded = self.decode_latents(embeds, slots, keep if halting else None, latents.grid)
+        decoded = self.decode_latents(embeds, slots, keep, latents.grid)
+        if keep is None:
+            keep = torch.ones_like(slots, dtype=torch.bool)
         return Run(decoded, latents.target, latents.grid, latents.halt_logits, keep, embeds, indices, loss)
 
     def latents(

@@ -40,7 +40,8 @@ class Training:
 
     tokenizer: name of a preset, settings: overrides of it, start: checkpoint to begin from. stage: "distillation" or
     "tuning", whose settings are `tuning`. spatial: begin with slots laid out over the grid (`start_spatially`).
-    first_budgets: T of the first run, one drawn per step; the second run has the model's budget. eps_at_most: errors
+    first_budgets: T of the first run, budgets_per_step of them drawn and dealt out over the batch (1: the paper); the
+    second run has the model's budget. eps_at_most: errors
     that first runs ask for. second_start: share of the steps after which the second run and the halting loss begin,
     the latter rising to halting_weight over as many steps again. optimizer: "adamw" or "muon". jitter: of colours.
     learning_rate falls on a cosine to 0.
@@ -60,6 +61,7 @@ class Training:
     scales: list[int] = field(default_factory=lambda: [1000, 700, 500, 350, 250, 180, 130, 100])
     jitter: float = 0.2
     first_budgets: list[int] = field(default_factory=lambda: list(range(16, 369, 16)))
+    budgets_per_step: int = 1
     eps_at_most: float = 0.04
     halting_weight: float = 1.0
     second_start: float = 0.0
@@ -167,15 +169,19 @@ class Trainer:
         self.step += 1
         for number, of_run in enumerate(step.terms, 1):
             terms |= {name + ("2" if number == 2 else ""): value for name, value in of_run.items()}
-        shares = {"slots": torch.tensor(first), "error": step.error.mean()}
+        shares = {"slots": step.budgets.float().mean(), "error": step.error.mean()}
         if len(step.runs) == 2:
             shares["kept"] = step.runs[1].keep.sum(1).float().mean()
         return {name: float(value.detach()) for name, value in {"loss": step.loss, **shares, **terms}.items()}
 
-    def first_budget(self) -> int:
-        """T of this step's first run, drawn from (seed, step)."""
-        rng = np.random.default_rng([self.config.seed, self.step, 1])
-        return int(rng.choice(self.config.first_budgets))
+    def first_budget(self) -> int | Tensor:
+        """T of this step's first run, one for all or [B], drawn from (seed, step)."""
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.step, 1])
+        drawn = rng.choice(config.first_budgets, config.budgets_per_step)
+        if len(drawn) == 1:
+            return int(drawn[0])
+        return torch.from_numpy(np.resize(drawn, config.batch)).long()
 
     def halting_ramp(self) -> float:
         """0 before the second run begins, then up to 1."""

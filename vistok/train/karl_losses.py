@@ -1,7 +1,8 @@
 """KARL's two runs of one training step (arXiv:2507.07995, section 3) and what supervises the halting.
 
 Estimate: T slots, all decoded, labels "keep", which reach an error eps0. Learn: all slots at eps0, whose answer is
-known by then: keep the first T, halt the rest. B images, T slots of a run.
+known by then: keep the first T, halt the rest. T may differ by image: then a batch says more about who needs what.
+B images, T slots of a run.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ Reconstruct = Callable[[Run, Tensor, int], Terms]
 class Step(NamedTuple):
     """runs, their weighted loss terms, loss [] their sum; error [B] of the first run.
 
-    slots: how many make up each run, those of the first one in the second too; surplus: those that should halt there.
+    slots: how many make up each run (on average), those of the first one in the second too; budgets [B] of the first.
     """
 
     runs: tuple[Run, ...]
@@ -28,7 +29,7 @@ class Step(NamedTuple):
     loss: Tensor
     error: Tensor
     slots: tuple[int, ...]
-    surplus: int = 0
+    budgets: Tensor
 
 
 class EpsilonSchedule(nn.Module):
@@ -62,7 +63,7 @@ class EpsilonSchedule(nn.Module):
 def two_runs(
     model: Karl,
     images: Tensor,
-    first: int,
+    first: int | Tensor,
     second: int | None,
     eps: Tensor,
     reconstruct: Reconstruct,
@@ -70,32 +71,36 @@ def two_runs(
     halting_weight: float = 1.0,
     noise: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Step:
-    """One step at budgets `first` and `second` (None = no second run), the first run asked for eps [B].
+    """One step at budgets `first` (for all, or [B]) and `second` (None = no second run), first asked for eps [B].
 
     images [B, 3, H, W] in [0, 1]. noise: of each run, for a VAE base. The decoder of the second run sees what the model
     itself keeps.
     """
-    estimate = model.run(images, first, model.bins(eps, images), halting=False, noise=noise[0])
-    terms = reconstruct(estimate, images, first) | {"codebook": estimate.loss}
-    terms["keep"] = halting_weight * halting_loss(estimate.halt_logits, halt=False)
+    budgets = torch.as_tensor(first, device=images.device).expand(len(images))
+    longest, typical = int(budgets.max()), round(float(budgets.float().mean()))
+    used = torch.arange(longest, device=images.device) < budgets[:, None]
+    valid = used if isinstance(first, Tensor) else None
+    estimate = model.run(images, longest, model.bins(eps, images), halting=False, valid=valid, noise=noise[0])
+    terms = reconstruct(estimate, images, typical) | {"codebook": estimate.loss}
+    terms["keep"] = halting_weight * halting_loss(estimate.halt_logits, used, halt=False)
     with torch.no_grad():
         error = pixel_error(model, estimate, images)
     if second is None:
-        return Step((estimate,), (terms,), _sum(terms), error, (first,))
-    surplus = max(0, second - first)
+        return Step((estimate,), (terms,), _sum(terms), error, (typical,), budgets)
     learn = model.run(images, second, model.bins(error, images), halting=True, noise=noise[1])
-    kept = second - surplus
-    more = reconstruct(learn, images, kept) | {"codebook": learn.loss}
-    more["keep"] = halting_weight * halting_loss(learn.halt_logits[:, :kept], halt=False)
-    if surplus:
-        more["halt"] = halting_weight * halting_loss(learn.halt_logits[:, kept:], halt=True)
-    return Step((estimate, learn), (terms, more), _sum(terms) + _sum(more), error, (first, kept), surplus)
+    more = reconstruct(learn, images, min(typical, second)) | {"codebook": learn.loss}
+    needed = torch.arange(second, device=images.device) < budgets[:, None]
+    more["keep"] = halting_weight * halting_loss(learn.halt_logits, needed, halt=False)
+    if not bool(needed.all()):
+        more["halt"] = halting_weight * halting_loss(learn.halt_logits, ~needed, halt=True)
+    slots = (typical, min(typical, second))
+    return Step((estimate, learn), (terms, more), _sum(terms) + _sum(more), error, slots, budgets)
 
 
 def distillation_step(
     model: Karl,
     images: Tensor,
-    first: int,
+    first: int | Tensor,
     second: int,
     eps: Tensor,
     *,
@@ -114,10 +119,14 @@ def _sum(terms: Terms) -> Tensor:
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 
-def halting_loss(logits: Tensor, *, halt: bool) -> Tensor:
-    """Binary cross entropy of halt logits [B, n] with one label for all."""
+def halting_loss(logits: Tensor, slots: Tensor, *, halt: bool) -> Tensor:
+    """Binary cross entropy of halt logits [B, T] with one label, a mean over the `slots` [B, T] of each image.
+
+    Then the mean over images; one without such slots counts as 0.
+    """
     labels = torch.full_like(logits, float(halt), dtype=torch.float32)
-    return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+    each = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+    return (each.where(slots, 0.0).sum(1) / slots.sum(1).clamp(min=1)).mean()
 
 
 def pixel_error(model: Any, run: Run, images: Tensor) -> Tensor:
