@@ -76,7 +76,7 @@ def simpler_gets_fewer(model: Any, simpler: Tensor, richer: Tensor, eps: float) 
     few, many = kc(model, simpler, eps), kc(model, richer, eps)
     floor = min(int(few.min()), int(many.min()))
     asked = (few > floor) | (many > floor)
-    return float((few < many)[asked].float().mean()), int(asked.sum())
+    return int((few < many)[asked].sum()) / max(1, int(asked.sum())), int(asked.sum())
 
 
 def smooth_and_textured(images: Tensor) -> tuple[Tensor, Tensor]:
