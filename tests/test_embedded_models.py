@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 import vistok
+from vistok.cli._pictures import squares as adaptive_squares
 from vistok.cli.eval import sample_crops
+from vistok.metrics.adaptive import blurred, error_ratio, falling, promise, simpler_gets_fewer
 from vistok.metrics.image_codecs import jpeg_at
 from vistok.metrics.reconstruction import psnr
 from vistok.weights import weight_file
@@ -23,7 +25,7 @@ def crops() -> Tensor:
     return torch.stack([crop for _, crop in sample_crops(256)])
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=ENOUGH_DB)
 def round_trip(request: pytest.FixtureRequest, crops: Tensor) -> tuple[str, Tensor]:
     tokenizer: Any = vistok.tokenizer(request.param, pretrained=True)
     with torch.inference_mode():
@@ -69,3 +71,24 @@ def test_no_grid_of_patches_shows(round_trip: tuple[str, Tensor], crops: Tensor)
         steps = (pictures.diff(dim=axis) - crops.diff(dim=axis)).square().movedim(axis, 0).flatten(1).mean(1)
         at_border = torch.arange(1, 256) % 8 == 0
         assert steps[at_border].mean() < 1.25 * steps[~at_border].mean()
+
+
+@pytest.fixture(scope="module")
+def squares() -> Tensor:
+    """48 squares of 96 px out of scikit-image's photographs."""
+    model: Any = vistok.tokenizer("karl_nano")
+    return adaptive_squares(model, None, 48)[0]
+
+
+def test_adaptive_tokens_are_fewer_for_larger_errors_and_for_blurred_pictures(squares: Tensor) -> None:
+    model: Any = vistok.tokenizer("karl_nano", pretrained=True).eval()  # type: ignore[attr-defined]
+    fall = falling(model, squares, (0.03, 0.0483, 0.083, 0.14))
+    assert fall.strictly and fall.share >= 0.9
+    assert simpler_gets_fewer(model, blurred(squares), squares, 0.0483)[0] >= 0.8
+    assert error_ratio(model, squares) >= 1.7
+
+
+def test_verified_adaptive_tokens_meet_their_error_wherever_all_slots_do(squares: Tensor) -> None:
+    model: Any = vistok.tokenizer("karl_nano", pretrained=True).eval()  # type: ignore[attr-defined]
+    found = promise(model, squares, 0.064)
+    assert found.over == 0 and found.unsatisfiable < len(squares) / 4

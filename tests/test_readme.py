@@ -27,6 +27,8 @@ SHORTER = {
     "vistok bench prune": "--rounds 1 --options '{size: 2x16x2, methods: [uniform, fastv]}'",
     "vistok bench": "--rounds 1",
     "vistok data photos": "--help",
+    "vistok eval adaptive": "--count 4",
+    "vistok eval complexity": "--count 2",
     "vistok eval lvlm": "--questions 28",
     "vistok eval prune": "--questions 28 --budgets 0.25",
     "vistok compare": "--questions 28 --budgets 0.25",
@@ -60,7 +62,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(folder: Path) -> None:
 
 def test_the_store_commands_of_the_readme_run_in_order(folder: Path) -> None:
     lines = [line for line in COMMANDS if re.match(r"vistok (encode|store|decode)", line)]
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         run(line)
     assert len(list((folder / "pictures").glob("*.png"))) == 2
