@@ -228,6 +228,12 @@ def test_a_verified_error_is_met_wherever_all_slots_meet_it() -> None:
             assert torch.equal(tokens.valid_lengths, found.tokens.valid_lengths)
 
 
+def test_verification_is_refused_with_what_it_would_ignore() -> None:
+    for option in ({"halting": False}, {"calibrated": True}, {"sample": True}):
+        with pytest.raises(ValueError, match="expected verify=True without"):
+            MODEL.encode(images(), verify=True, **option)  # type: ignore[arg-type]
+
+
 class Staircase:
     """A tokenizer whose error falls by one with each token, from the number that the image shows."""
 

@@ -1,10 +1,12 @@
 """Squares of pictures as an adaptive tokenizer takes them, for the verbs that measure one."""
 
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vistok.cli.encode import load_tokenizer
 from vistok.data.crops import tiles
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import SAMPLES, sample_path
@@ -14,10 +16,6 @@ _REDUCED = (4.2, 3.0, 2.1)  # shorter sides of the pictures, in sides of a squar
 
 def adaptive_tokenizer(name: str, checkpoint: str | None) -> Any:
     """A tokenizer with weights in eval mode. Raises: ValueError if its `encode` takes no eps."""
-    from inspect import signature
-
-    from vistok.cli.encode import load_tokenizer
-
     model: Any = load_tokenizer(name, checkpoint)
     if "eps" not in signature(model.encode).parameters:
         raise ValueError(f"tokenizer {name!r} has one length for all images; choose an adaptive one such as karl_nano")

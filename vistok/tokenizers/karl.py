@@ -200,6 +200,8 @@ class Karl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
         """
         check_images(self.name, images)
         if verify:
+            if not halting or calibrated or sample:
+                raise ValueError(f"{self.name}: expected verify=True without halting=False, calibrated or sample")
             return verified(self, images, eps=self.eps if eps is None else eps, budget=budget, target=target).tokens
         padded = pad_to_multiple(images, self.patch)
         slots, valid = self._slots(budget, images)
