@@ -37,6 +37,7 @@ def training(tmp_path: Path) -> Training:
 
 def on_vqgan(training: Training, **changes: Any) -> Training:
     own: dict[str, Any] = {"tokenizer": "karl_small", "settings": VQGAN, "spatial": False, "optimizer": "adamw"}
+    own["tuning"] = {"discriminator_steps": 1}
     return replace(training, **(own | changes))
 
 

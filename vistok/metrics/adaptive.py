@@ -86,7 +86,7 @@ def smooth_and_textured(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[order[:third]], images[order[len(images) - third :]]
 
 
-def blurred(images: Tensor, factor: int = 4) -> Tensor:
+def blurred(images: Tensor, factor: int = 8) -> Tensor:
     """images [B, 3, H, W] without what is finer than `factor` pixels: averaged down and interpolated up."""
     small = torch.nn.functional.avg_pool2d(images, factor)
     return torch.nn.functional.interpolate(small, size=images.shape[2:], mode="bilinear", align_corners=False)
