@@ -187,28 +187,3 @@ def test_a_trained_model_is_a_checkpoint_of_its_name(training: Training) -> None
     model: Any = vistok.tokenizer("karl_nano", checkpoint=Path(training.out) / "model")
     assert model.budget == TINY["budget"]
     assert model.encode(torch.rand(1, 3, 16, 16)).embeds.isfinite().all()
-
-
-@pytest.mark.slow
-def test_complex_images_get_more_tokens_and_larger_errors_fewer(training: Training, tmp_path: Path) -> None:
-    """150 steps on flat and on noisy squares."""
-    generator = torch.Generator().manual_seed(0)
-    flat = torch.rand(64, 3, 1, 1, generator=generator).expand(-1, -1, 16, 16)
-    noisy = torch.nn.functional.interpolate(torch.rand(64, 3, 4, 4, generator=generator), (16, 16))
-    trainer = Trainer(
-        replace(training, steps=150, learning_rate=3e-3, halting_weight=0.3, first_budgets=[1, 2, 4, 6, 8], ema=0.9)
-    )
-
-    class Sampler:
-        def batch(self, step: int, size: int) -> torch.Tensor:
-            pick = torch.randperm(64, generator=torch.Generator().manual_seed(step))[:8]
-            return torch.cat([flat[pick], noisy[pick]])
-
-    sampler: Any = Sampler()
-    trainer.sampler = sampler
-    trainer.config = replace(trainer.config, batch=16, jitter=0.0)
-    trainer.run()
-    model: Any = trainer.averaged()
-    counts = [model.encode(torch.cat([flat, noisy]), eps=eps).valid_lengths.float() for eps in (0.03, 0.2)]
-    assert counts[0][:64].mean() + 1 < counts[0][64:].mean()
-    assert counts[1].mean() < counts[0].mean()
