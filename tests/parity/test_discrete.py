@@ -104,3 +104,35 @@ def test_vq_in_eval_and_over_two_training_steps(case: Any) -> None:
         close(out.loss.detach(), data[f"train{step}.loss"])
         close(gradient, data[f"train{step}.gx"])
         assert_state(quantizer, data, f"after{step}.")
+
+
+def rows(feature_map: Tensor) -> Tensor:
+    """[B, D, H, W] -> [B, H, W, D]."""
+    return feature_map.movedim(1, -1)
+
+
+@pytest.mark.parity("discrete/ibq_*", lambda config: "codebook_size" in config and "beta" in config)
+def test_ibq(case: Any) -> None:
+    config, data = case.config, case.tensors
+    quantizer: Any = vistok.quantizer(
+        "ibq",
+        dim=config["dim"],
+        codebook_size=config["codebook_size"],
+        beta=config["beta"],
+        entropy_weight=0.05 if "entropy_temperature" in config else 0.0,
+        temperature=config.get("entropy_temperature", 0.01),
+        sample_entropy_weight=config.get("sample_minimization_weight", 1.0),
+        batch_entropy_weight=config.get("batch_maximization_weight", 1.0),
+    )
+    quantizer.codebook.data.copy_(data["embedding.weight"])
+    out, gradient = run(quantizer, rows(data["z"]), rows(data["upstream_grad"]))
+    assert torch.equal(out.indices.flatten(), data["indices"].long())
+    close(out.embeds.detach(), rows(data["z_q"]))
+    loss = data["quant_loss"]
+    if "entropy_loss" in data:
+        close(out.stats["sample_entropy"], data["sample_entropy"])
+        close(out.stats["batch_entropy"], data["avg_entropy"])
+        loss = loss + 0.05 * data["entropy_loss"]
+    close(out.loss.detach(), loss)
+    close(gradient, rows(data["grad_z"]))
+    close(quantizer.codebook.grad, data["grad_embedding"])

@@ -3,11 +3,13 @@
 from .attention_rows import AttentionRows, attention_rows
 from .bipartite_match import bipartite_match
 from .bsq import bsq, bsq_unpack
+from .code_entropy import code_entropy
 from .code_statistics import code_statistics
 from .code_usage import code_counts, perplexity, usage
 from .compact import Compact, compact, scatter_back
 from .dispatch import explain, use
 from .fsq import fsq, fsq_unpack
+from .index_propagation import index_propagation
 from .k_center import KCenter, k_center
 from .lfq import lfq, lfq_unpack
 from .max_sum import MaxSum, max_sum
@@ -29,11 +31,13 @@ __all__ = [
     "bsq",
     "bsq_unpack",
     "code_counts",
+    "code_entropy",
     "code_statistics",
     "compact",
     "explain",
     "fsq",
     "fsq_unpack",
+    "index_propagation",
     "k_center",
     "lfq",
     "lfq_unpack",

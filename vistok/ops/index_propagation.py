@@ -1,0 +1,99 @@
+"""The code of largest dot product, with gradients to all codes (IBQ, arXiv:2412.02692, equations 4 and 5), streamed.
+
+p = softmax_k(z.c_k);  k = argmax_k z.c_k;  embeds = (onehot(k) - sg(p) + p) C.  With g the gradient of embeds:
+dlogit_j = p_j (c_j.g - sum_i p_i c_i.g);  dz = sum_j dlogit_j c_j (nothing passes straight through);
+dC_j = onehot_j g + dlogit_j z.  N vectors, K codes, D width.
+
+The authors' code keeps p, the one-hot rows and their gradients, N x K each. Here the forward keeps the peak and the sum
+of the softmax and the mean code m = sum_i p_i c_i, so that sum_i p_i c_i.g = m.g, and the backward makes p again, tile
+by tile: O(N D + K D) memory, and the same numbers up to rounding.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vistok.ops.code_statistics import code_statistics
+from vistok.ops.nearest_code import nearest_code
+from vistok.ops.registration import define_op
+from vistok.ops.softmax_tiles import OnlineSoftmax, code_tiles, row_tiles
+
+
+def index_propagation(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes [N, D] and ids [N] int64 of z [N, D] in codebook [K, D]; gradients reach z and every code.
+
+    The id is that of the largest dot product, the lowest among equals: not the nearest code. Work and results are
+    float32, or float64 where both are given so.
+
+    Raises: ValueError if shapes or dtypes disagree or K is 0; RuntimeError for a gradient of a gradient.
+    """
+    if z.ndim != 2 or codebook.ndim != 2 or z.shape[1] != codebook.shape[1] or not len(codebook):
+        raise ValueError(
+            f"index_propagation: expected z [N, D] and codebook [K, D], K > 0, got {list(z.shape)} and "
+            f"{list(codebook.shape)}"
+        )
+    if z.dtype != codebook.dtype or z.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"index_propagation: expected z and codebook both float32 or both float64, got {z.dtype} and "
+            f"{codebook.dtype}; convert them with .float()"
+        )
+    if not (torch.is_grad_enabled() and (z.requires_grad or codebook.requires_grad)):
+        ids = nearest_code(z, codebook, "dot")
+        return codebook[ids], ids
+    embeds, ids, *_ = _op(z, codebook)
+    return embeds, ids
+
+
+def _body(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ids = nearest_code(z, codebook, "dot")
+    peak, log_total, mean = z.new_empty(len(z), 1), z.new_empty(len(z), 1), torch.empty_like(z)
+    for rows in row_tiles(len(z)):
+        softmax = OnlineSoftmax(z[rows])
+        average = torch.zeros_like(z[rows])
+        for codes in code_tiles(len(codebook)):
+            weights, old, new = softmax.add(z[rows] @ codebook[codes].T)
+            average = torch.addmm(average * (old - new).exp(), weights, codebook[codes])
+        peak[rows], log_total[rows], mean[rows] = softmax.peak, softmax.total.log(), average / softmax.total
+    return codebook[ids], ids, peak, log_total, mean
+
+
+def _fake(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    column = z.new_empty(len(z), 1)
+    ids = z.new_empty(len(z), dtype=torch.int64)
+    return torch.empty_like(z), ids, column, torch.empty_like(column), torch.empty_like(z)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(True)
+    ctx.save_for_backward(*inputs, *output[1:])
+
+
+def _backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    of_z, of_codes = _backward_op(gradient, *(tensor.detach() for tensor in ctx.saved_tensors))
+    return of_z, of_codes
+
+
+def _backward_body(
+    g: Tensor, z: Tensor, codebook: Tensor, ids: Tensor, peak: Tensor, log_total: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    of_z, of_codes = torch.zeros_like(z), code_statistics(g, ids, codebook).sums
+    for rows in row_tiles(len(z)):
+        expected = (g[rows] * mean[rows]).sum(1, keepdim=True)
+        for codes in code_tiles(len(codebook)):
+            p = (z[rows] @ codebook[codes].T).sub_(peak[rows]).sub_(log_total[rows]).exp_()
+            of_logits = p.mul_((g[rows] @ codebook[codes].T).sub_(expected))
+            of_z[rows].addmm_(of_logits, codebook[codes])
+            of_codes[codes].addmm_(of_logits.T, z[rows])
+    return of_z, of_codes
+
+
+def _backward_fake(
+    g: Tensor, z: Tensor, codebook: Tensor, ids: Tensor, peak: Tensor, log_total: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(z), torch.empty_like(codebook)
+
+
+_op = define_op("vistok::index_propagation", _body, _fake, _backward, _remember)
+_backward_op = define_op("vistok::index_propagation_backward", _backward_body, _backward_fake)
