@@ -80,6 +80,29 @@ def test_a_shared_codebook_is_one_codebook() -> None:
     torch.testing.assert_close(out.embeds, codes[out.indices].sum(-2))  # type: ignore[index]
 
 
+def test_a_shared_codebook_stays_the_same_within_a_step_and_moves_once_at_its_end() -> None:
+    level = {**VQ_LEVEL, "decay": 0.5, "dead_code_threshold": 0.0}
+    residual, z = trained(shared=True, quantizer=level), randn(50, 4, seed=99)
+    book: Any = residual.quantizers[0]
+    before, state = copy.deepcopy(book), copy.deepcopy(book.library._codebook)
+    out = residual.train()(z)
+    torch.testing.assert_close(out.embeds, before.codebook[out.indices].sum(-2))
+    for column in out.indices.unbind(-1):  # every level adds to the averages, in its turn
+        state.cluster_size.lerp_(torch.bincount(column, minlength=16).float(), 0.5)
+    torch.testing.assert_close(book.library._codebook.cluster_size, state.cluster_size)
+    assert not torch.equal(book.codebook, before.codebook)
+
+
+def test_a_failed_step_does_not_hold_the_updates_of_later_ones() -> None:
+    residual = trained(shared=True)
+    book: Any = residual.quantizers[0]
+    with pytest.raises(ValueError, match="expected float vectors"):
+        residual(randn(5, 3))
+    before = book.codebook
+    book.train()(randn(50, 4))
+    assert not torch.equal(book.codebook, before)
+
+
 def test_quantize_dropout_keeps_first_levels_and_trains_only_them() -> None:
     residual = trained(quantize_dropout=True)
     z, kept = randn(30, 4, seed=99), set()

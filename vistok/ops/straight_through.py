@@ -32,6 +32,9 @@ def rotate(z: Tensor, codes: Tensor) -> Tensor:
     return straight_through(rotated.where(usable, z), codes)
 
 
+GRADIENTS = {"straight_through": straight_through, "rotation": rotate}
+
+
 def unit_vectors(x: Tensor) -> Tensor:
     """x / |x| over the last axis; a zero vector stays zero and hands its gradient on unscaled."""
     norm: Tensor = x.norm(dim=-1, keepdim=True)

@@ -4,6 +4,7 @@ r_0 = z;  r_{i+1} = r_i - sg(q_i(r_i));  embeds = sum_i q_i(r_i);  loss = sum of
 Each level passes its own gradient (straight-through or rotation) to z, so the gradients of the levels add up.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Residual(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """z [..., D], mask [...] bool -> Quantized with ids [..., Q]; usage and perplexity are means of the levels."""
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False), self._one_update():
             left = valid_rows("residual", z, self.dim, mask).float()
             parts: list[Quantized] = []
             for level in range(self._active_levels(z.device)):
@@ -71,7 +72,7 @@ class Residual(nn.Module):
         ids = torch.stack([part.indices for part in parts], dim=-1)
         ids = nn.functional.pad(ids, (0, self.levels - len(parts)), value=-1)
         lead = z.shape[:-1]
-        return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, _merged(parts))
+        return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, merged_stats(parts))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """ids [..., Q] int64 -> embeds [..., D] float32; a level whose id is -1 adds nothing.
@@ -86,6 +87,11 @@ class Residual(nn.Module):
     def _level(self, level: int) -> Any:
         return self.quantizers[0 if self.shared else level]
 
+    def _one_update(self) -> AbstractContextManager[None]:
+        """A shared codebook must not move between the levels of one call: its ids would belong to several tables."""
+        one_update = getattr(self.quantizers[0], "one_update", None) if self.shared and self.training else None
+        return nullcontext() if one_update is None else one_update()
+
     def _active_levels(self, device: torch.device) -> int:
         if not (self.training and self.quantize_dropout):
             return self.levels
@@ -96,7 +102,7 @@ class Residual(nn.Module):
         return int(drawn)
 
 
-def _merged(parts: list[Quantized]) -> dict[str, Tensor]:
-    """Loss terms added up over the levels, usage and perplexity averaged."""
+def merged_stats(parts: list[Quantized]) -> dict[str, Tensor]:
+    """Stats of several quantizers as one: loss terms added up, usage and perplexity averaged."""
     stats = {name: torch.stack([part.stats[name] for part in parts]).sum() for name in parts[0].stats}
     return {name: value / len(parts) if name in _AVERAGED else value for name, value in stats.items()}

@@ -11,6 +11,8 @@ to 0); processes are synchronised whenever torch.distributed runs, not only if i
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,13 +24,12 @@ from vistok.ops.check_ids import check_ids
 from vistok.ops.code_statistics import code_statistics
 from vistok.ops.code_usage import batch_usage
 from vistok.ops.nearest_code import nearest_code
-from vistok.ops.straight_through import rotate, straight_through, unit_vectors
+from vistok.ops.straight_through import GRADIENTS, straight_through, unit_vectors
 from vistok.ops.valid_rows import padded, valid_rows
 from vistok.protocols import Quantized
 from vistok.registry import register
 
 _METRICS = ("l2", "cosine")
-_GRADIENTS = {"straight_through": straight_through, "rotation": rotate}
 
 
 @register
@@ -57,9 +58,9 @@ class VQ(nn.Module):
         Raises: ValueError for an unknown metric or gradient, or a size or decay out of range.
         """
         super().__init__()
-        if metric not in _METRICS or gradient not in _GRADIENTS:
+        if metric not in _METRICS or gradient not in GRADIENTS:
             raise ValueError(
-                f"vq: expected metric in {_METRICS}, gradient in {tuple(_GRADIENTS)}, got {metric!r} and {gradient!r}"
+                f"vq: expected metric in {_METRICS}, gradient in {tuple(GRADIENTS)}, got {metric!r} and {gradient!r}"
             )
         if dim < 1 or codebook_size < 1 or not 0 <= decay <= 1:
             raise ValueError(
@@ -72,6 +73,7 @@ class VQ(nn.Module):
         self.decay = decay
         self.commitment_weight = commitment_weight
         self.kmeans_iterations = kmeans_iterations
+        self._held: list[Tensor] | None = None
         self.library = VectorQuantize(
             dim=dim,
             codebook_size=codebook_size,
@@ -113,7 +115,7 @@ class VQ(nn.Module):
             ids = self._search(rows, codebook)
             codes = codebook[ids]
             commitment = (rows - codes).square().sum() / max(rows.numel(), 1)
-            pass_gradient = _GRADIENTS[self.gradient] if self.training else straight_through
+            pass_gradient = GRADIENTS[self.gradient] if self.training else straight_through
             embeds = pass_gradient(rows, codes).to(z.dtype)
             if self.training:
                 self._update(rows.detach(), ids, codebook)
@@ -121,6 +123,18 @@ class VQ(nn.Module):
         lead = z.shape[:-1]
         loss = self.commitment_weight * commitment
         return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, stats)
+
+    @contextmanager
+    def one_update(self) -> Iterator[None]:
+        """Training calls inside see one codebook and only add to its averages; it moves once, at the end."""
+        self._held = []
+        try:
+            yield
+            rows = self._held
+        finally:
+            self._held = None
+        if rows:
+            self._move(torch.cat(rows))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """ids [...] int64 -> codes [..., D] float32, zero where the id is -1. Raises: ValueError for other ids."""
@@ -195,9 +209,17 @@ class VQ(nn.Module):
         counts, sums = self._statistics(rows, ids, codebook)
         state.cluster_size[0].lerp_(counts.to(state.cluster_size), 1 - self.decay)
         state.embed_avg[0].lerp_(sums.to(state.embed_avg), 1 - self.decay)
-        state.update_ema()
+        if self._held is None:
+            self._move(rows)
+        else:
+            self._held.append(rows)
+
+    @torch.no_grad()
+    def _move(self, rows: Tensor) -> None:
+        """Set the codes to their averages, and restart dead ones at some of rows [T, D]."""
+        self._state.update_ema()
         if self._all_have(rows):
-            state.expire_codes_(rows[None])
+            self._state.expire_codes_(rows[None])
 
     def _all_have(self, rows: Tensor) -> bool:
         """Whether every process has a vector: one that had none would not join the exchange of restarted codes."""
