@@ -36,6 +36,11 @@ def run(quantizer: Any, x: Tensor, upstream: Tensor) -> tuple[Quantized, Tensor]
     return out, x.grad
 
 
+def rows(feature_map: Tensor) -> Tensor:
+    """[B, D, H, W] -> [B, H, W, D]."""
+    return feature_map.movedim(1, -1)
+
+
 @pytest.mark.parity("discrete/vqp_fsq_*", lambda config: set(config) == {"levels"})
 def test_fsq(case: Any) -> None:
     config, data = case.config, case.tensors
@@ -68,6 +73,47 @@ def test_lfq_and_bsq(case: Any) -> None:
     close(out.stats["commitment_loss"], data["commit"])
     torch.testing.assert_close(out.loss.detach(), data["aux"].reshape(()), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(gradient, data["gx"], rtol=1e-3, atol=1e-3)
+    close(quantizer.lookup(data["i"].long()), data["codes_from_i"])
+
+
+@pytest.mark.parity("discrete/openmagvit2_lfq*", lambda config: True)
+def test_lfq_of_open_magvit2(case: Any) -> None:
+    config, data = case.config, case.tensors
+    quantizer: Any = vistok.quantizer(
+        "lfq",
+        dim=config["dim"],
+        bit_order="lsb",
+        entropy_weight=0.1,
+        sample_entropy_weight=config["sample_minimization_weight"],
+        batch_entropy_weight=config["batch_maximization_weight"],
+        commitment_weight=0.25,
+        entropy_group=config["dim"],
+    )
+    out, gradient = run(quantizer, rows(data["z"]), rows(data["upstream_grad"]))
+    assert torch.equal(out.indices.flatten(), data["indices"].long())
+    close(out.embeds.detach(), rows(data["z_q"]))
+    close(out.stats["sample_entropy"], data["per_sample_entropy"])
+    close(out.stats["commitment_loss"], data["commitment"])
+    # The authors add 1e-5 inside the logarithm of the batch entropy, 128 codes wide.
+    torch.testing.assert_close(out.stats["batch_entropy"], data["codebook_entropy"].reshape(()), rtol=0, atol=2e-3)
+    loss = 0.1 * data["entropy_aux_loss"] + 0.25 * data["commitment"]
+    torch.testing.assert_close(out.loss.detach(), loss.reshape(()), rtol=0, atol=3e-4)
+    torch.testing.assert_close(gradient, rows(data["grad_z"]), rtol=1e-4, atol=1e-4)
+    close(quantizer.lookup(out.indices), data["codes_from_indices"])
+    evaluated: Quantized = quantizer.eval()(rows(data["z"]))
+    assert torch.equal(evaluated.indices.flatten(), data["eval_indices"].long())
+    close(evaluated.embeds, rows(data["eval_z_q"]))
+
+
+@pytest.mark.parity("discrete/vqp_fsq_*", lambda config: set(config) == {"levels", "num_codebooks"})
+def test_fsq_in_groups(case: Any) -> None:
+    config, data = case.config, case.tensors
+    level = {"method": "fsq", "levels": config["levels"]}
+    quantizer = vistok.quantizer("grouped", groups=config["num_codebooks"], quantizer=level)
+    out, gradient = run(quantizer, data["x"], data["up"])
+    assert torch.equal(out.indices, data["i"].long())
+    close(out.embeds.detach(), data["q"])
+    close(gradient, data["gx"])
     close(quantizer.lookup(data["i"].long()), data["codes_from_i"])
 
 
@@ -106,12 +152,7 @@ def test_vq_in_eval_and_over_two_training_steps(case: Any) -> None:
         assert_state(quantizer, data, f"after{step}.")
 
 
-def rows(feature_map: Tensor) -> Tensor:
-    """[B, D, H, W] -> [B, H, W, D]."""
-    return feature_map.movedim(1, -1)
-
-
-@pytest.mark.parity("discrete/ibq_*", lambda config: "codebook_size" in config and "beta" in config)
+@pytest.mark.parity("discrete/ibq_*", lambda config: {"codebook_size", "dim"} <= set(config))
 def test_ibq(case: Any) -> None:
     config, data = case.config, case.tensors
     quantizer: Any = vistok.quantizer(
@@ -136,3 +177,130 @@ def test_ibq(case: Any) -> None:
     close(out.loss.detach(), loss)
     close(gradient, rows(data["grad_z"]))
     close(quantizer.codebook.grad, data["grad_embedding"])
+
+
+@pytest.mark.parity("discrete/seed_vq*", lambda config: True)
+@pytest.mark.parametrize("form", ["legacy", "fixed"])
+def test_seed_vq(case: Any, form: str) -> None:
+    config, data = case.config, case.tensors
+    quantizer: Any = vistok.quantizer(
+        "vq_learned",
+        dim=config["dim"],
+        codebook_size=config["codebook_size"],
+        commitment_weight=config["beta"],
+        legacy=form == "legacy",
+    )
+    quantizer.embedding.data.copy_(data["embedding.weight"])
+    z = data["z"].clone().requires_grad_()
+    out: Quantized = quantizer(z)
+    ((out.embeds * data["upstream_grad"]).sum() + 5 * out.loss).backward()
+    assert torch.equal(out.indices.flatten(), data["indices"].long())
+    close(out.embeds.detach(), data["z_q"])
+    close(quantizer.lookup(out.indices).detach(), data["entry_of_indices"])
+    close(out.loss.detach(), data[f"{form}.loss"])
+    close(z.grad, data[f"{form}.grad_z"])  # type: ignore[arg-type]
+    rows = data[f"{form}.grad_emb_rows"].long()
+    assert torch.equal(quantizer.embedding.grad.abs().sum(1).nonzero().flatten(), rows)
+    close(quantizer.embedding.grad[rows], data[f"{form}.grad_emb_vals"])
+
+
+@pytest.mark.parity("discrete/llamagen_*", lambda config: True)
+def test_llamagen_vq(case: Any) -> None:
+    config, data = case.config, case.tensors
+    weights = data["sd.quantize.embedding.weight"]
+    quantizer: Any = vistok.quantizer(
+        "vq_cosine",
+        dim=weights.shape[1],
+        codebook_size=len(weights),
+        commitment_weight=config["commit_loss_beta"],
+        entropy_weight=config["entropy_loss_ratio"],
+    )
+    quantizer.embedding.data.copy_(weights)
+    evaluated: Quantized = quantizer.eval()(rows(data["h"]))
+    assert torch.equal(evaluated.indices.flatten(), data["indices"].long())
+    close(evaluated.embeds.detach(), rows(data["z_q"]))
+    out, gradient = run(quantizer.train(), rows(data["h"]), rows(data["train.up"]))
+    close(out.embeds.detach(), rows(data["train.z_q"]))
+    close(out.loss.detach(), data["train.vq_loss"] + data["train.commit_loss"] + data["train.entropy_loss"])
+    close(gradient, rows(data["train.grad_h"]))
+    close(quantizer.embedding.grad, data["train.grad_embedding"])
+
+
+@pytest.mark.parity("discrete/vqp_simvq_*", lambda config: True)
+def test_simvq(case: Any) -> None:
+    config, data = case.config, case.tensors
+    quantizer: Any = vistok.quantizer(
+        "simvq",
+        dim=config["dim"],
+        codebook_size=config["codebook_size"],
+        gradient="rotation" if config["rotation_trick"] else "straight_through",
+    )
+    load(quantizer, data, "sd.")
+    out, gradient = run(quantizer, data["x"], data["up"])
+    assert torch.equal(out.indices, data["i"].long())
+    close(out.embeds.detach(), data["q"])
+    close(out.loss.detach(), data["loss"])
+    close(gradient, data["gx"])
+    close(quantizer.library.code_transform.weight.grad, data["grad.code_transform.weight"])
+    close(quantizer.lookup(data["i"].long()).detach(), data["codes"])
+
+
+@pytest.mark.parity("discrete/vqp_vq_*", lambda c: c.get("learnable_codebook") and "orthogonal_reg_weight" not in c)
+def test_vq_trained_by_gradient(case: Any) -> None:
+    config, data = case.config, case.tensors
+    # The library detaches neither side of its one loss.
+    weights = dict.fromkeys(("codebook_weight", "commitment_weight"), config.get("commitment_weight", 1.0))
+    quantizer: Any = vistok.quantizer("vq_learned", dim=config["dim"], codebook_size=config["codebook_size"], **weights)
+    quantizer.embedding.data.copy_(data["before._codebook.embed"][0])
+    out, gradient = run(quantizer, data["x"], data["train1.up"])
+    assert torch.equal(out.indices, data["train1.i"].long())
+    close(out.embeds.detach(), data["train1.q"])
+    close(out.loss.detach() / 2, data["train1.loss"])  # ours counts the distance once for each side
+    close(gradient, data["train1.gx"])
+    close(quantizer.embedding.grad, data["train1.grad._codebook.embed"])
+
+
+LEVEL = {"method": "vq", "decay": 0.8, "commitment_weight": 1.0, "kmeans_iterations": 0, "dead_code_threshold": 0.0}
+
+
+def residual_settings(config: dict[str, Any]) -> dict[str, Any]:
+    level = LEVEL | {"dim": config["dim"] // config.get("groups", 1), "codebook_size": config["codebook_size"]}
+    return {"levels": config["num_quantizers"], "shared": config.get("shared_codebook", False), "quantizer": level}
+
+
+def check_residual(quantizer: Any, levels: dict[str, Any], data: dict[str, Tensor], ids: dict[str, Tensor]) -> None:
+    """Eval and one training step; levels: by the prefix of their keys; ids: [B, N, all Q]."""
+    for prefix, level in levels.items():
+        load(level, data, f"before.{prefix}")
+    evaluated: Quantized = quantizer.eval()(data["x"])
+    assert torch.equal(evaluated.indices, ids["eval"])
+    close(evaluated.embeds.detach(), data["eval.q"])
+    out, gradient = run(quantizer.train(), data["x"], data["train1.up"])
+    assert torch.equal(out.indices, ids["train1"])
+    close(out.embeds.detach(), data["train1.q"])
+    close(out.loss.detach(), data["train1.loss"].sum())
+    close(gradient, data["train1.gx"])
+    for prefix, level in levels.items():
+        assert_state(level, data, f"after1.{prefix}")
+
+
+@pytest.mark.parity("discrete/vqp_rvq*", lambda config: not config.get("rotation_trick", True))
+def test_residual(case: Any) -> None:
+    quantizer: Any = vistok.quantizer("residual", **residual_settings(case.config))
+    levels = {f"layers.{index}.": level for index, level in enumerate(quantizer.quantizers)}
+    ids = {name: case.tensors[f"{name}.i"].long() for name in ("eval", "train1")}
+    check_residual(quantizer, levels, case.tensors, ids)
+
+
+@pytest.mark.parity("discrete/vqp_grvq*", lambda config: not config.get("rotation_trick", True))
+def test_grouped_residual(case: Any) -> None:
+    inner = {"method": "residual", **residual_settings(case.config)}
+    quantizer: Any = vistok.quantizer("grouped", groups=case.config["groups"], quantizer=inner)
+    levels = {
+        f"rvqs.{group}.layers.{index}.": level
+        for group, residual in enumerate(quantizer.quantizers)
+        for index, level in enumerate(residual.quantizers)
+    }
+    # [G, B, N, Q] -> [B, N, G Q].
+    ids = {name: case.tensors[f"{name}.i"].long().permute(1, 2, 0, 3).flatten(2) for name in ("eval", "train1")}
+    check_residual(quantizer, levels, case.tensors, ids)
