@@ -80,12 +80,12 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_of_vectors_times_codes_is_made_forward_or_backward() -> None:
     z, codebook = randn(3 * ROWS, 2), randn(6 * CODES, 2, seed=1)
     with LargestTensor() as forward:
-        _, *saved = _body(z, codebook)
+        _, ids = _body(z, codebook)
     with LargestTensor() as backward:
-        _backward_body(z, z, codebook, *saved)
+        _backward_body(z, z, codebook, ids)
     with LargestTensor() as theirs:
         dense(z, codebook)
-    assert forward.numel == backward.numel == ROWS * CODES
+    assert backward.numel == ROWS * CODES > forward.numel
     assert theirs.numel == len(z) * len(codebook)
 
 

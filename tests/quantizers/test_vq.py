@@ -1,5 +1,9 @@
 """VQ against its formulas written out, and against what vector-quantize-pytorch does otherwise."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -190,7 +194,7 @@ def test_a_codebook_of_scale_one_over_k_works_and_the_librarys_search_fails_on_i
     some = torch.arange(500)
     with torch.no_grad():
         clamped = theirs(codes[:500][None], freeze_codebook=True)[1]
-    assert torch.equal(quantizer(codes[:500]).indices, some)
+    assert torch.equal(quantizer(codes).indices, torch.arange(16384))
     assert float((clamped == some).float().mean()) < 0.1
 
 
@@ -235,6 +239,31 @@ def test_no_tensor_of_vectors_times_codes_is_made_and_the_library_makes_one(trai
     with LargestTensor() as theirs:
         quantizer.library(z)
     assert ours.numel <= 1024 * 4096 < 1500 * 9000 <= theirs.numel
+
+
+_ENCODE = """
+import resource
+import torch
+from vistok.quantizers.vq import VQ
+
+torch.set_num_threads(1)
+quantizer = VQ(8, 16384).eval()
+z = torch.randn(65536, 8)
+quantizer(z[:64])  # what is loaded or built at the first call is no part of it
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.no_grad():
+    quantizer(z)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["", "reference"])
+def test_encoding_65536_vectors_in_16384_codes_grows_the_process_by_less_than_300_megabytes(backend: str) -> None:
+    command = [sys.executable, "-c", _ENCODE]
+    environment = {**os.environ, "VISTOK_OPS": backend} if backend else dict(os.environ)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert float(done.stdout) < 300
 
 
 def test_an_imported_codebook_survives_the_first_step_and_the_librarys_setter_loses_it() -> None:

@@ -5,7 +5,7 @@ w_k = -log(A_k + eps) - A_k / (A_k + eps), gradients s of H_s and b of H_b, and 
 dlogit_nk = P_nk (-s (log P_nk + H_n) + b (w_k - sum_j P_nj w_j)) / N.  N vectors, K codes, D width.
 
 No tensor is N x K: the backward makes P again, tile by tile. eps is 0 in the definition; MAGVIT-v2's entropy loss
-(arXiv:2310.05737, equation 5), as IBQ and LlamaGen code it, adds 1e-5, which matters once 1/K is as small.
+(arXiv:2310.05737), as IBQ and LlamaGen code it, adds 1e-5, which matters once 1/K is as small.
 Squared distances -|x - c|^2 / T are dot products too: [x, 1] . [c, -|c|^2 / 2] at T / 2, up to what softmax ignores.
 """
 

@@ -1,12 +1,12 @@
-"""The code of largest dot product, with gradients to all codes (IBQ, arXiv:2412.02692, equations 4 and 5), streamed.
+"""The code of largest dot product, with gradients to all codes (IBQ, arXiv:2412.02692), streamed.
 
 p = softmax_k(z.c_k);  k = argmax_k z.c_k;  embeds = (onehot(k) - sg(p) + p) C.  With g the gradient of embeds:
 dlogit_j = p_j (c_j.g - sum_i p_i c_i.g);  dz = sum_j dlogit_j c_j (nothing passes straight through);
 dC_j = onehot_j g + dlogit_j z.  N vectors, K codes, D width.
 
-The authors' code keeps p, the one-hot rows and their gradients, N x K each. Here the forward keeps the peak and the sum
-of the softmax and the mean code m = sum_i p_i c_i, so that sum_i p_i c_i.g = m.g, and the backward makes p again, tile
-by tile: O(N D + K D) memory, and the same numbers up to rounding.
+The authors' code keeps p, the one-hot rows and their gradients, N x K each. Here the forward is a search, and the
+backward makes p tile by tile, once for its sum and sum_i p_i c_i.g and once more for the gradients: O(N D + K D)
+memory, and the same numbers up to rounding.
 """
 
 from typing import Any
@@ -38,60 +38,54 @@ def index_propagation(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
             f"index_propagation: expected z and codebook both float32 or both float64, got {z.dtype} and "
             f"{codebook.dtype}; convert them with .float()"
         )
-    if not (torch.is_grad_enabled() and (z.requires_grad or codebook.requires_grad)):
-        ids = nearest_code(z, codebook, "dot")
-        return codebook[ids], ids
-    embeds, ids, *_ = _op(z, codebook)
+    embeds, ids = _op(z, codebook)
     return embeds, ids
 
 
-def _body(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _body(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     ids = nearest_code(z, codebook, "dot")
-    peak, log_total, mean = z.new_empty(len(z), 1), z.new_empty(len(z), 1), torch.empty_like(z)
-    for rows in row_tiles(len(z)):
-        softmax = OnlineSoftmax(z[rows])
-        average = torch.zeros_like(z[rows])
-        for codes in code_tiles(len(codebook)):
-            weights, old, new = softmax.add(z[rows] @ codebook[codes].T)
-            average = torch.addmm(average * (old - new).exp(), weights, codebook[codes])
-        peak[rows], log_total[rows], mean[rows] = softmax.peak, softmax.total.log(), average / softmax.total
-    return codebook[ids], ids, peak, log_total, mean
+    return codebook[ids], ids
 
 
-def _fake(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    column = z.new_empty(len(z), 1)
-    ids = z.new_empty(len(z), dtype=torch.int64)
-    return torch.empty_like(z), ids, column, torch.empty_like(column), torch.empty_like(z)
+def _fake(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(z), z.new_empty(len(z), dtype=torch.int64)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(True)
-    ctx.save_for_backward(*inputs, *output[1:])
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*inputs, output[1])
 
 
-def _backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     of_z, of_codes = _backward_op(gradient, *(tensor.detach() for tensor in ctx.saved_tensors))
     return of_z, of_codes
 
 
-def _backward_body(
-    g: Tensor, z: Tensor, codebook: Tensor, ids: Tensor, peak: Tensor, log_total: Tensor, mean: Tensor
-) -> tuple[Tensor, Tensor]:
+def _backward_body(g: Tensor, z: Tensor, codebook: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     of_z, of_codes = torch.zeros_like(z), code_statistics(g, ids, codebook).sums
     for rows in row_tiles(len(z)):
-        expected = (g[rows] * mean[rows]).sum(1, keepdim=True)
+        softmax, expected = _softmax(g[rows], z[rows], codebook)
+        log_total = softmax.total.log()
         for codes in code_tiles(len(codebook)):
-            p = (z[rows] @ codebook[codes].T).sub_(peak[rows]).sub_(log_total[rows]).exp_()
+            p = (z[rows] @ codebook[codes].T).sub_(softmax.peak).sub_(log_total).exp_()
             of_logits = p.mul_((g[rows] @ codebook[codes].T).sub_(expected))
             of_z[rows].addmm_(of_logits, codebook[codes])
             of_codes[codes].addmm_(of_logits.T, z[rows])
     return of_z, of_codes
 
 
-def _backward_fake(
-    g: Tensor, z: Tensor, codebook: Tensor, ids: Tensor, peak: Tensor, log_total: Tensor, mean: Tensor
-) -> tuple[Tensor, Tensor]:
+def _softmax(g: Tensor, z: Tensor, codebook: Tensor) -> tuple[OnlineSoftmax, Tensor]:
+    """Peak and sum of the softmax of rows z [n, D], and sum_i p_i c_i.g of rows g [n, D]: [n, 1]."""
+    softmax = OnlineSoftmax(z)
+    expected = torch.zeros_like(softmax.total)
+    for codes in code_tiles(len(codebook)):
+        weights, old, new = softmax.add(z @ codebook[codes].T)
+        along = weights.mul_(g @ codebook[codes].T).sum(1, keepdim=True)
+        expected = expected * (old - new).exp() + along
+    return softmax, expected / softmax.total
+
+
+def _backward_fake(g: Tensor, z: Tensor, codebook: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(z), torch.empty_like(codebook)
 
 

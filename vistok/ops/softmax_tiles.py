@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-ROWS, CODES = 256, 1024
+ROWS, CODES = 256, 512
 
 
 def row_tiles(count: int) -> Iterator[slice]:

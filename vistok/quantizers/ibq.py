@@ -9,6 +9,7 @@ The authors' code holds several N x K tensors; here neither forward nor backward
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from vistok.ops.check_ids import check_ids
 from vistok.ops.code_entropy import code_entropy
@@ -64,9 +65,10 @@ class IBQ(nn.Module):
             embeds, ids = index_propagation(rows, codebook)
             codes = codebook[ids]
             count = max(rows.numel(), 1)
-            commitment = (rows - codes.detach()).square().sum() / count
-            of_codes = (codes - rows.detach()).square().sum() / count
-            loss = (embeds - rows).square().sum() / count + commitment + self.beta * of_codes
+            # The fused squared error keeps its inputs only, and those are there anyway.
+            commitment = mse_loss(rows, codes.detach(), reduction="sum") / count
+            of_codes = mse_loss(codes, rows.detach(), reduction="sum") / count
+            loss = mse_loss(embeds, rows, reduction="sum") / count + commitment + self.beta * of_codes
             stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
             if self.training and self.entropy_weight:
                 sample, batch = code_entropy(rows, codebook, self.temperature, eps=self.entropy_eps)
