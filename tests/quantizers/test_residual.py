@@ -93,6 +93,13 @@ def test_a_shared_codebook_stays_the_same_within_a_step_and_moves_once_at_its_en
     assert not torch.equal(book.codebook, before.codebook)
 
 
+def test_restarts_of_a_shared_codebook_are_counted_once_per_step() -> None:
+    residual = trained(shared=True, quantizer={**VQ_LEVEL, "decay": 0.0, "dead_code_threshold": 1.0})
+    book: Any = residual.quantizers[0]
+    book.set_codebook(torch.cat([randn(10, 4), 100 + randn(6, 4)]))
+    assert int(residual(randn(50, 4, seed=99)).stats["restarts"]) >= 6
+
+
 def test_a_failed_step_does_not_hold_the_updates_of_later_ones() -> None:
     residual = trained(shared=True)
     book: Any = residual.quantizers[0]

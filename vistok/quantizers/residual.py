@@ -59,7 +59,7 @@ class Residual(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         """z [..., D], mask [...] bool -> Quantized with ids [..., Q]; usage and perplexity are means of the levels."""
-        with torch.autocast(z.device.type, enabled=False), self._one_update():
+        with torch.autocast(z.device.type, enabled=False), self._one_update() as once:
             left = valid_rows("residual", z, self.dim, mask).float()
             parts: list[Quantized] = []
             for level in range(self._active_levels(z.device)):
@@ -72,7 +72,7 @@ class Residual(nn.Module):
         ids = torch.stack([part.indices for part in parts], dim=-1)
         ids = nn.functional.pad(ids, (0, self.levels - len(parts)), value=-1)
         lead = z.shape[:-1]
-        return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, merged_stats(parts))
+        return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, merged_stats(parts) | once)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """ids [..., Q] int64 -> embeds [..., D] float32; a level whose id is -1 adds nothing.
@@ -87,10 +87,10 @@ class Residual(nn.Module):
     def _level(self, level: int) -> Any:
         return self.quantizers[0 if self.shared else level]
 
-    def _one_update(self) -> AbstractContextManager[None]:
+    def _one_update(self) -> AbstractContextManager[dict[str, Tensor]]:
         """A shared codebook must not move between the levels of one call: its ids would belong to several tables."""
         one_update = getattr(self.quantizers[0], "one_update", None) if self.shared and self.training else None
-        return nullcontext() if one_update is None else one_update()
+        return nullcontext({}) if one_update is None else one_update()
 
     def _active_levels(self, device: torch.device) -> int:
         if not (self.training and self.quantize_dropout):

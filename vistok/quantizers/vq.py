@@ -117,24 +117,27 @@ class VQ(nn.Module):
             commitment = (rows - codes).square().sum() / max(rows.numel(), 1)
             pass_gradient = GRADIENTS[self.gradient] if self.training else straight_through
             embeds = pass_gradient(rows, codes).to(z.dtype)
+            stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
             if self.training:
-                self._update(rows.detach(), ids, codebook)
-        stats = {"commitment_loss": commitment.detach(), **batch_usage(ids, self.codebook_sizes[0])}
+                stats["restarts"] = self._update(rows.detach(), ids, codebook)
         lead = z.shape[:-1]
         loss = self.commitment_weight * commitment
         return Quantized(padded(embeds, lead, mask), padded(ids, lead, mask, fill=-1), loss, stats)
 
     @contextmanager
-    def one_update(self) -> Iterator[None]:
-        """Training calls inside see one codebook and only add to its averages; it moves once, at the end."""
-        self._held = []
+    def one_update(self) -> Iterator[dict[str, Tensor]]:
+        """Training calls inside see one codebook and only add to its averages; it moves once, at the end.
+
+        Gives a dict that has the "restarts" of that move once the block is left.
+        """
+        self._held, stats = [], dict[str, Tensor]()
         try:
-            yield
+            yield stats
             rows = self._held
         finally:
             self._held = None
         if rows:
-            self._move(torch.cat(rows))
+            stats["restarts"] = self._move(torch.cat(rows))
 
     def lookup(self, indices: Tensor) -> Tensor:
         """ids [...] int64 -> codes [..., D] float32, zero where the id is -1. Raises: ValueError for other ids."""
@@ -204,22 +207,28 @@ class VQ(nn.Module):
         state.initted.fill_(True)
 
     @torch.no_grad()
-    def _update(self, rows: Tensor, ids: Tensor, codebook: Tensor) -> None:
+    def _update(self, rows: Tensor, ids: Tensor, codebook: Tensor) -> Tensor:
+        """Take the vectors into the averages, move the codes; [] how many dead codes restarted."""
         state = self._state
         counts, sums = self._statistics(rows, ids, codebook)
         state.cluster_size[0].lerp_(counts.to(state.cluster_size), 1 - self.decay)
         state.embed_avg[0].lerp_(sums.to(state.embed_avg), 1 - self.decay)
         if self._held is None:
-            self._move(rows)
-        else:
-            self._held.append(rows)
+            return self._move(rows)
+        self._held.append(rows)
+        return torch.zeros((), device=rows.device)
 
     @torch.no_grad()
-    def _move(self, rows: Tensor) -> None:
-        """Set the codes to their averages, and restart dead ones at some of rows [T, D]."""
-        self._state.update_ema()
-        if self._all_have(rows):
-            self._state.expire_codes_(rows[None])
+    def _move(self, rows: Tensor) -> Tensor:
+        """Set the codes to their averages, restart dead ones at some of rows [T, D]; [] how many did."""
+        state = self._state
+        state.update_ema()
+        if not self._all_have(rows):
+            return torch.zeros((), device=rows.device)
+        dead = (state.cluster_size < state.threshold_ema_dead_code).sum().float()
+        state.expire_codes_(rows[None])
+        # One process restarts no more codes than it has vectors; several draw from all of theirs.
+        return dead if state.use_ddp else dead.clamp(max=len(rows))
 
     def _all_have(self, rows: Tensor) -> bool:
         """Whether every process has a vector: one that had none would not join the exchange of restarted codes."""
