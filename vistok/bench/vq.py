@@ -78,7 +78,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its record of every start is not ours to print
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call()
-    events = record.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = record.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = peak = 0
     for _, change in changes:

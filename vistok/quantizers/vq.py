@@ -225,7 +225,7 @@ class VQ(nn.Module):
         state.update_ema()
         if not self._all_have(rows):
             return torch.zeros((), device=rows.device)
-        dead = (state.cluster_size < state.threshold_ema_dead_code).sum().float()
+        dead: Tensor = (state.cluster_size < state.threshold_ema_dead_code).sum().float()
         state.expire_codes_(rows[None])
         # One process restarts no more codes than it has vectors; several draw from all of theirs.
         return dead if state.use_ddp else dead.clamp(max=len(rows))
