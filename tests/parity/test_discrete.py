@@ -304,3 +304,91 @@ def test_grouped_residual(case: Any) -> None:
     # [G, B, N, Q] -> [B, N, G Q].
     ids = {name: case.tensors[f"{name}.i"].long().permute(1, 2, 0, 3).flatten(2) for name in ("eval", "train1")}
     check_residual(quantizer, levels, case.tensors, ids)
+
+
+def load_projections(quantizer: Any, state: dict[str, Tensor], prefix: str) -> None:
+    for name in ("project_in", "project_out"):
+        for part in ("weight", "bias"):
+            getattr(getattr(quantizer, name), part).data.copy_(state[f"{prefix}{name}.{part}"])
+
+
+@pytest.mark.parity(
+    "discrete/vqp_fsq_*", lambda c: "dim" in c and "preserve_symmetry" not in c and "num_codebooks" not in c
+)
+def test_fsq_between_projections(case: Any) -> None:
+    config, data = case.config, case.tensors
+    inner = {"method": "fsq", "levels": config["levels"]}
+    quantizer: Any = vistok.quantizer("projected", dim=config["dim"], quantizer=inner)
+    load_projections(quantizer, data, "sd.")
+    out, gradient = run(quantizer, data["x"], data["up"])
+    assert torch.equal(out.indices, data["i"].long())
+    close(out.embeds.detach(), data["q"])
+    close(gradient, data["gx"])
+    close(quantizer.lookup(data["i"].long()).detach(), data["codes_from_i"])
+
+
+@pytest.mark.parity("discrete/vqp_lfq_*", lambda config: "num_codebooks" in config and not config.get("spherical"))
+def test_lfq_in_groups_between_projections(case: Any) -> None:
+    config, data = case.config, case.tensors
+    groups = config["num_codebooks"]
+    level = {
+        "method": "lfq",
+        "dim": config["codebook_size"].bit_length() - 1,
+        "temperature": 1 / config["inv_temperature"],
+        # The library's terms are means over its codebooks, ours sums.
+        "entropy_weight": config["entropy_loss_weight"] / groups,
+        "batch_entropy_weight": config.get("diversity_gamma", 1.0),
+        "commitment_weight": config.get("commitment_loss_weight", 0.0) / groups,
+        "entropy_group": config["codebook_size"],
+    }
+    inner = {"method": "grouped", "groups": groups, "quantizer": level}
+    quantizer: Any = vistok.quantizer("projected", dim=config["dim"], quantizer=inner)
+    load_projections(quantizer, data, "sd.")
+    out, gradient = run(quantizer, data["x"], data["up"])
+    assert torch.equal(out.indices, data["i"].long())
+    close(out.embeds.detach(), data["q"])
+    # The library clamps probabilities at 1e-5 inside its logarithms.
+    torch.testing.assert_close(out.loss.detach(), data["aux"].reshape(()), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(gradient, data["gx"], rtol=1e-3, atol=1e-3)
+    close(quantizer.lookup(data["i"].long()).detach(), data["codes_from_i"])
+
+
+@pytest.mark.parity("discrete/vqp_vq_*", lambda config: "codebook_dim" in config)
+def test_vq_between_projections(case: Any) -> None:
+    config, data = case.config, case.tensors
+    heads = config.get("heads", 1)
+    level = LEVEL | {
+        "dim": config["codebook_dim"],
+        "codebook_size": config["codebook_size"],
+        "commitment_weight": 1.0 / heads,  # the library's is a mean over heads, ours a sum
+    }
+    inner = {"method": "grouped", "groups": heads, "quantizer": level}
+    quantizer: Any = vistok.quantizer("projected", dim=config["dim"], quantizer=inner)
+    load_projections(quantizer, data, "before.")
+    books = quantizer.quantizer.quantizers
+    for head, book in enumerate(books):
+        load(book, {name: value[head : head + 1] if value.ndim else value for name, value in data.items()}, "before.")
+    evaluated: Quantized = quantizer.eval()(data["x"])
+    assert torch.equal(evaluated.indices, data["eval.i"].long())
+    close(evaluated.embeds.detach(), data["eval.q"])
+    out, gradient = run(quantizer.train(), data["x"], data["train1.up"])
+    assert torch.equal(out.indices, data["train1.i"].long())
+    close(out.embeds.detach(), data["train1.q"])
+    close(out.loss.detach(), data["train1.loss"])
+    close(gradient, data["train1.gx"])
+    for name in ("project_in", "project_out"):
+        close(getattr(quantizer, name).weight.grad, data[f"train1.grad.{name}.weight"])
+        close(getattr(quantizer, name).bias.grad, data[f"train1.grad.{name}.bias"])
+    for head, book in enumerate(books):
+        close(book.codebook, data["after1._codebook.embed"][head])
+
+
+@pytest.mark.parity("discrete/vqp_vq_*", lambda config: config.get("accept_image_fmap", False))
+def test_vq_of_a_feature_map(case: Any) -> None:
+    config, data = case.config, case.tensors
+    quantizer: Any = vistok.quantizer("vq", dim=config["dim"], codebook_size=config["codebook_size"])
+    load(quantizer, data, "sd.")
+    out: Quantized = quantizer.eval()(rows(data["x"]))
+    assert torch.equal(out.indices, data["i"].long())
+    close(out.embeds, rows(data["q"]))
+    close(quantizer.lookup(out.indices), rows(data["out"]))
