@@ -19,6 +19,10 @@ VQ_SETTINGS = {
 VQ_DEFAULTS = {"decay": 0.8, "commitment_weight": 1.0, "kmeans_iterations": 0, "dead_code_threshold": 0.0}
 
 
+def gradient_of(config: dict[str, Any]) -> str:
+    return "rotation" if config.get("rotation_trick", True) else "straight_through"
+
+
 def covered(config: dict[str, Any]) -> bool:
     return set(config) <= {*VQ_SETTINGS, "rotation_trick", "use_cosine_sim"}
 
@@ -135,7 +139,7 @@ def test_vq_in_eval_and_over_two_training_steps(case: Any) -> None:
     quantizer: Any = vistok.quantizer(
         "vq",
         metric="cosine" if config.get("use_cosine_sim") else "l2",
-        gradient="rotation" if config.get("rotation_trick", True) else "straight_through",
+        gradient=gradient_of(config),
         **settings,
     )
     load(quantizer, data, "before.")
@@ -233,7 +237,7 @@ def test_simvq(case: Any) -> None:
         "simvq",
         dim=config["dim"],
         codebook_size=config["codebook_size"],
-        gradient="rotation" if config["rotation_trick"] else "straight_through",
+        gradient=gradient_of(config),
     )
     load(quantizer, data, "sd.")
     out, gradient = run(quantizer, data["x"], data["up"])
@@ -250,6 +254,7 @@ def test_vq_trained_by_gradient(case: Any) -> None:
     config, data = case.config, case.tensors
     # The library detaches neither side of its one loss.
     weights = dict.fromkeys(("codebook_weight", "commitment_weight"), config.get("commitment_weight", 1.0))
+    weights["gradient"] = gradient_of(config)
     quantizer: Any = vistok.quantizer("vq_learned", dim=config["dim"], codebook_size=config["codebook_size"], **weights)
     quantizer.embedding.data.copy_(data["before._codebook.embed"][0])
     out, gradient = run(quantizer, data["x"], data["train1.up"])
@@ -353,14 +358,19 @@ def test_lfq_in_groups_between_projections(case: Any) -> None:
     close(quantizer.lookup(data["i"].long()).detach(), data["codes_from_i"])
 
 
-@pytest.mark.parity("discrete/vqp_vq_*", lambda config: "codebook_dim" in config)
+@pytest.mark.parity(
+    "discrete/vqp_vq_*", lambda c: "codebook_dim" in c and c.get("heads", 1) == 1 or c.get("separate_codebook_per_head")
+)
 def test_vq_between_projections(case: Any) -> None:
     config, data = case.config, case.tensors
     heads = config.get("heads", 1)
     level = LEVEL | {
         "dim": config["codebook_dim"],
+        "decay": config.get("decay", 0.8),
         "codebook_size": config["codebook_size"],
-        "commitment_weight": 1.0 / heads,  # the library's is a mean over heads, ours a sum
+        "gradient": gradient_of(config),
+        "commitment_weight": config.get("commitment_weight", 1.0)
+        / heads,  # the library's is a mean over heads, ours a sum
     }
     inner = {"method": "grouped", "groups": heads, "quantizer": level}
     quantizer: Any = vistok.quantizer("projected", dim=config["dim"], quantizer=inner)
