@@ -45,10 +45,10 @@ def rows(feature_map: Tensor) -> Tensor:
     return feature_map.movedim(1, -1)
 
 
-@pytest.mark.parity("discrete/vqp_fsq_*", lambda config: set(config) == {"levels"})
+@pytest.mark.parity("discrete/vqp_fsq_*", lambda config: set(config) <= {"levels", "preserve_symmetry"})
 def test_fsq(case: Any) -> None:
     config, data = case.config, case.tensors
-    quantizer = vistok.quantizer("fsq", levels=config["levels"])
+    quantizer = vistok.quantizer("fsq_symmetric" if config.get("preserve_symmetry") else "fsq", levels=config["levels"])
     out, gradient = run(quantizer, data["x"], data["up"])
     assert torch.equal(out.indices, data["i"].long())
     close(out.embeds.detach(), data["q"])
