@@ -402,3 +402,25 @@ def test_vq_of_a_feature_map(case: Any) -> None:
     assert torch.equal(out.indices, data["i"].long())
     close(out.embeds, rows(data["q"]))
     close(quantizer.lookup(out.indices), rows(data["out"]))
+
+
+@pytest.mark.parity("discrete/ibq_*", lambda config: "embed_dim" in config)
+def test_the_quantizer_inside_the_ibq_model(case: Any) -> None:
+    data = case.tensors
+    weights = data["sd.quantize.embedding.weight"]
+    size, dim = weights.shape
+    quantizer: Any = vistok.quantizer("ibq", dim=dim, codebook_size=size, beta=case.config["beta"], entropy_weight=0.0)
+    quantizer.codebook.data.copy_(weights)
+    out: Quantized = quantizer.eval()(rows(data["h"]))
+    assert torch.equal(out.indices.flatten(), data["indices"].long())
+    close(out.embeds.detach(), rows(data["z_q"]))
+    close(out.loss.detach(), data["quant_loss"])
+
+
+@pytest.mark.parity("discrete/openmagvit2_*", lambda config: "z_channels" in config)
+def test_the_quantizer_inside_the_open_magvit2_model(case: Any) -> None:
+    h = rows(case.tensors["h"])
+    quantizer: Any = vistok.quantizer("lfq", dim=h.shape[-1], bit_order="lsb")
+    out: Quantized = quantizer.eval()(h)
+    assert torch.equal(out.indices.flatten(), case.tensors["indices"].long())
+    assert torch.equal(out.embeds, rows(case.tensors["z_q"]))
