@@ -104,22 +104,23 @@ def run(
     rounds: int = 7,
     *,
     methods: Sequence[str] | None = None,
+    budgets: Sequence[float] = BUDGETS,
     size: str = "full",
     dtype: str | None = None,
     device: str | None = None,
 ) -> Iterator[tuple[str, list[Timing]]]:
     """Yield every case with its timings, the unpruned model first; who cannot reach a budget is left out with a word.
 
-    methods: names of pruners, all if not given. size: full (about 0.5 B parameters), small, or layers x width x heads
-    of the decoder, e.g. 24x1024x16. dtype: bfloat16 or float32, on a GPU the former if not given. device: a GPU where
-    there is one, if not given.
+    methods: names of pruners, all if not given. budgets: shares of the visual tokens to keep. size: full (about 0.5 B
+    parameters), small, or layers x width x heads of the decoder, e.g. 24x1024x16. dtype: bfloat16 or float32, on a GPU
+    the former if not given. device: a GPU where there is one, if not given.
     Raises: ValueError for a size or dtype that is none of these.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     host = make_host(size, place, _dtype(dtype or ("float32" if place.type == "cpu" else "bfloat16")))
     pruners = {name: _built(name, place) for name in methods or vistok.list_pruners()}
     opened = partial(prune, host.model, generator=torch.Generator().manual_seed(0))
-    cases: list[tuple[str, float | None]] = [(f"{budget:.0%} kept", budget) for budget in BUDGETS]
+    cases: list[tuple[str, float | None]] = [(f"{budget:.0%} kept", budget) for budget in budgets]
     for case, budget in [*cases, ("own schedule", None)]:
         hosted = {
             name: partial(opened, pruner, budget=budget)
