@@ -6,7 +6,6 @@ seeded anew each step. So the state is weights, average, optimizer and step, and
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from vistok.data.crops import CropSampler
 from vistok.registry import create
+from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import export
 from vistok.train.losses import Loss, PatchDiscriminator, hinge_discriminator_loss, make_losses
 from vistok.train.metrics_log import append_row, drop_rows_after
@@ -178,16 +178,13 @@ class Trainer:
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             state["discriminator"] = self.discriminator.state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
-        partial = self.out / f"last.pt.tmp.{os.getpid()}"
-        torch.save(state, partial)
-        os.replace(partial, self.out / "last.pt")
+        write_state(self.out, state)
 
     def resume(self) -> None:
         """Go on from `out/last.pt` if there is one."""
-        path = self.out / "last.pt"
-        if not path.is_file():
+        state = read_state(self.out)
+        if state is None:
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

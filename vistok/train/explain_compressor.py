@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vistok.registry import create
+from vistok.train.checkpoint import read_state, write_state
 from vistok.train.conversations import Sample, read_conversations
 from vistok.train.relevance_pairs import Pairs, cached_pairs
 from vistok.weights import locate
@@ -207,16 +208,13 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        partial = self.out / f"last.pt.tmp.{os.getpid()}"
-        torch.save(state, partial)
-        os.replace(partial, self.out / "last.pt")
+        write_state(self.out, state)
 
     def resume(self) -> None:
         """Go on from `out/last.pt` if there is one."""
-        path = self.out / "last.pt"
-        if not path.is_file():
+        state = read_state(self.out)
+        if state is None:
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -7,7 +7,6 @@ weights, average, optimizers, the distribution of requested errors, and the step
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from vistok.data.crops import CropSampler
 from vistok.registry import create
 from vistok.train.augment import augmented
+from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import write_half
 from vistok.train.karl_losses import EpsilonSchedule, Reconstruct, distillation, two_runs
 from vistok.train.karl_start import start_spatially
@@ -211,16 +211,13 @@ class Trainer:
         }
         if self.tuning is not None:
             state["tuning"] = self.tuning.state_dict()
-        partial = self.out / f"last.pt.tmp.{os.getpid()}"
-        torch.save(state, partial)
-        os.replace(partial, self.out / "last.pt")
+        write_state(self.out, state)
 
     def resume(self) -> None:
         """Go on from `out/last.pt` if there is one."""
-        path = self.out / "last.pt"
-        if not path.is_file():
+        state = read_state(self.out)
+        if state is None:
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vistok.data.scenes.questions import KINDS
 from vistok.lvlm.micro import MicroSettings, make_model, make_processor
 from vistok.lvlm.packed_questions import NAME, packed_positions
+from vistok.train.checkpoint import read_state, write_state
 from vistok.train.data_parallel import average_gradients, side_processes
 from vistok.train.dense_heads import DenseHeads, GlobalHead, norm_error
 from vistok.train.metrics_log import append_row, drop_rows_after
@@ -231,15 +232,12 @@ class Trainer:
             "heads": self.heads.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        partial = self.out / f"last.pt.tmp.{os.getpid()}"
-        torch.save(state, partial)
-        os.replace(partial, self.out / "last.pt")
+        write_state(self.out, state)
 
     def resume(self) -> None:
         """Go on from `out/last.pt` if there is one."""
-        path = self.out / "last.pt"
-        if path.is_file():
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(self.out)
+        if state is not None:
             self.step, self.seconds = state["step"], state["seconds"]
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"])
