@@ -5,6 +5,7 @@ by these names: "decode", "backward" (training by `forward`), "budget" (fewer to
 other sizes than `spec.image_size`), "fullgraph" (torch.compile without graph breaks), "bf16".
 """
 
+import json
 from math import prod
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import vistok
+from vistok.config import deep_merge
 from vistok.protocols import Tokenizer
 from vistok.tokens import TokenTensor
 
@@ -41,7 +43,17 @@ def build(name: str) -> Tokenizer:
     return tokenizer
 
 
-@pytest.fixture(params=vistok.list_tokenizers())
+def distinct() -> list[str]:
+    """A name for each method and settings: presets of one method that are the same when tiny are tested once."""
+    found: dict[str, str] = {}
+    for name in vistok.list_tokenizers():
+        preset = vistok.info("tokenizer", name)
+        built = {"method": preset.method, **deep_merge(preset.settings, preset.tiny)}
+        found.setdefault(json.dumps(built, sort_keys=True), name)
+    return list(found.values())
+
+
+@pytest.fixture(params=distinct())
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

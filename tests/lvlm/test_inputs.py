@@ -189,8 +189,7 @@ def test_every_pruner_there_is_works_inside_a_model(llava: Any, name: str, greed
     settings = vistok.info("pruner", name).tiny
     at_input = hasattr(vistok.pruner(name, **settings), "select")
     plain = llava.model.generate(**llava.inputs(texts=(4, 7)), **greedy)
-    depths = {"observe": [0, 1], "prune_after": [0, 1]} if name.startswith("transprune") else {}
-    with vistok.lvlm.prune(llava.model, name, budget=0.5 if at_input else None, **settings | depths) as p:
+    with vistok.lvlm.prune(llava.model, name, budget=0.5 if at_input else None, **settings) as p:
         words = llava.model.generate(**llava.inputs(texts=(4, 7)), **greedy)
     assert words.shape == plain.shape and p.report().mean_visual < 16
 

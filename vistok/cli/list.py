@@ -31,7 +31,7 @@ def list_names(kind: str = "all", pattern: str = "*") -> int:
         print(f"no name of kind {kind} matches {pattern!r}", file=sys.stderr)
         return 1
     # A pipe has no width; wrapping to 80 columns would break the lines that grep looks at.
-    Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False).print(table)
     return 0
 
 
