@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vistok.lvlm.family import Family, decoder_of
 from vistok.lvlm.layer_attention import RowAttention
 from vistok.lvlm.positions import full_positions
-from vistok.lvlm.prompt import Visuals, prompt_of
+from vistok.lvlm.prompt import Prompt, Visuals, prompt_of
 from vistok.lvlm.tower import TowerSpace, TowerWatch
 from vistok.protocols import Pruner
 
@@ -136,7 +136,9 @@ class Context:
         text = pad_sequence(words, batch_first=True)
         spoken = torch.arange(text.shape[1], device=ids.device) < prompt.instruction.sum(1, keepdim=True)
         row = (
-            self._first_attention(hidden, inputs, features, visuals) if "instruction_attention" in self.needs else None
+            self._first_attention(prompt, hidden, inputs, features, visuals)
+            if "instruction_attention" in self.needs
+            else None
         )
         for name, visual in visuals.items():
             counts = torch.tensor(visual.counts, device=ids.device)
@@ -151,6 +153,7 @@ class Context:
 
     def _first_attention(
         self,
+        prompt: Prompt,
         hidden: Tensor,
         inputs: Mapping[str, Any],
         features: Mapping[str, list[Tensor]],
@@ -158,11 +161,9 @@ class Context:
     ) -> Tensor:
         """[B, n] float32: mean over heads and instruction rows of the first layer's attention in the full prompt."""
         assert self.family is not None
-        ids = inputs["input_ids"]
         decoder: Any = decoder_of(self.model)
         for name, visual in visuals.items():
             hidden[visual.ids >= 0] = torch.cat(features[name]).to(hidden)
         positions, _ = full_positions(self.model, self.family, inputs, visuals)
         rotation = decoder.rotary_emb(hidden, position_ids=positions[1:] if self.family.mrope else positions)
-        prompt = prompt_of(ids, inputs.get("attention_mask"), visuals)
         return RowAttention(decoder.layers[0], hidden, rotation, prompt.valid)(prompt.instruction)

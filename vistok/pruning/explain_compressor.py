@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vistok.ops.budget import as_selection, best_slots, kept_tokens
 from vistok.protocols import Budget
 from vistok.pruning._context import refuse_context
+from vistok.pruning._ranks import score_ranks
 from vistok.registry import register
 from vistok.tokens import Selection, TokenTensor
 
@@ -92,10 +93,7 @@ class ExplainCompressor(nn.Module, PyTorchModelHubMixin, library_name="vistok", 
         slots, counts = kept_tokens(tokens, budget)
         valid = tokens.mask
         scores = self(instruction_attention, valid)
-        # No score of a valid token falls behind the -inf of padding, not even one that is NaN.
-        ranked = scores.nan_to_num(nan=torch.finfo(scores.dtype).min).masked_fill(~valid, -torch.inf)
-        ranks = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        chosen = as_selection(tokens, best_slots(ranks, slots, counts), counts, budget)
+        chosen = as_selection(tokens, best_slots(score_ranks(scores, valid), slots, counts), counts, budget)
         return chosen._replace(scores=scores)
 
 
