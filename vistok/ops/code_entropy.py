@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vistok.ops.registration import define_op
-from vistok.ops.softmax_tiles import OnlineSoftmax, code_tiles, row_tiles
+from vistok.ops.softmax_tiles import OnlineSoftmax, check_vectors, code_tiles, row_tiles
 
 _SMALLEST = 1e-30
 
@@ -26,16 +26,7 @@ def code_entropy(x: Tensor, codebook: Tensor, temperature: float = 1.0, *, eps: 
     Raises: ValueError if shapes or dtypes disagree, K is 0, temperature is not positive or eps is negative;
     RuntimeError for a gradient of a gradient.
     """
-    if x.ndim != 2 or codebook.ndim != 2 or x.shape[1] != codebook.shape[1] or not len(codebook):
-        raise ValueError(
-            f"code_entropy: expected x [N, D] and codebook [K, D], K > 0, got {list(x.shape)} and "
-            f"{list(codebook.shape)}"
-        )
-    if x.dtype != codebook.dtype or x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"code_entropy: expected x and codebook both float32 or both float64, got {x.dtype} and "
-            f"{codebook.dtype}; convert them with .float()"
-        )
+    check_vectors("code_entropy", "x", x, codebook)
     if temperature <= 0 or eps < 0:
         raise ValueError(f"code_entropy: expected temperature > 0 and eps >= 0, got {temperature} and {eps}")
     sample, batch, *_ = _op(x, codebook, temperature, eps)

@@ -17,7 +17,7 @@ from torch import Tensor
 from vistok.ops.code_statistics import code_statistics
 from vistok.ops.nearest_code import nearest_code
 from vistok.ops.registration import define_op
-from vistok.ops.softmax_tiles import OnlineSoftmax, code_tiles, row_tiles
+from vistok.ops.softmax_tiles import OnlineSoftmax, check_vectors, code_tiles, row_tiles
 
 
 def index_propagation(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,16 +28,7 @@ def index_propagation(z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises: ValueError if shapes or dtypes disagree or K is 0; RuntimeError for a gradient of a gradient.
     """
-    if z.ndim != 2 or codebook.ndim != 2 or z.shape[1] != codebook.shape[1] or not len(codebook):
-        raise ValueError(
-            f"index_propagation: expected z [N, D] and codebook [K, D], K > 0, got {list(z.shape)} and "
-            f"{list(codebook.shape)}"
-        )
-    if z.dtype != codebook.dtype or z.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"index_propagation: expected z and codebook both float32 or both float64, got {z.dtype} and "
-            f"{codebook.dtype}; convert them with .float()"
-        )
+    check_vectors("index_propagation", "z", z, codebook)
     embeds, ids = _op(z, codebook)
     return embeds, ids
 

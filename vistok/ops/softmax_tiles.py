@@ -12,6 +12,20 @@ from torch import Tensor
 ROWS, CODES = 256, 512
 
 
+def check_vectors(op: str, name: str, vectors: Tensor, codebook: Tensor) -> None:
+    """Raise ValueError, beginning with `op`, unless vectors are [N, D] and codebook [K, D], both float32 or float64."""
+    if vectors.ndim != 2 or codebook.ndim != 2 or vectors.shape[1] != codebook.shape[1] or not len(codebook):
+        raise ValueError(
+            f"{op}: expected {name} [N, D] and codebook [K, D], K > 0, got {list(vectors.shape)} and "
+            f"{list(codebook.shape)}"
+        )
+    if vectors.dtype != codebook.dtype or vectors.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"{op}: expected {name} and codebook both float32 or both float64, got {vectors.dtype} and "
+            f"{codebook.dtype}; convert them with .float()"
+        )
+
+
 def row_tiles(count: int) -> Iterator[slice]:
     """Slices of at most ROWS of `count` vectors, in order."""
     return (slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS))
