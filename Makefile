@@ -1,5 +1,7 @@
 # Needs Python 3.11, git and make; everything else goes into .venv. Another interpreter: make PYTHON=python3.12 test
 PYTHON ?= python3.11
+# Test processes side by side, a file each. Tests keep torch at one thread, so one a core is right: make JOBS=8 test
+JOBS ?= 2
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --constraint .ci/constraints.txt
 
@@ -22,7 +24,7 @@ demo: setup
 	$(BIN)/vistok demo
 
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow and not gpu'
 
 lint: setup
 	$(BIN)/ruff check .
