@@ -35,12 +35,16 @@ class Attention(nn.Module):
         return out
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over [B, heads, S, d]; mask as for `Attention`, every query has a key."""
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v over [B, heads, S, d]; mask as for `Attention`, every query has a key.
+
+    dropout: share of the weights that are dropped, as in torch's own function.
+    """
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1) @ v
+    weights = scores.softmax(-1)
+    return (nn.functional.dropout(weights, dropout) if dropout else weights) @ v
 
 
 class Mlp(nn.Module):
