@@ -198,7 +198,7 @@ class QFormer(nn.Module):
         parts = [] if queries is None else [queries.expand(batch, -1, -1)]
         if text is not None:
             parts.append(self._embed(text))
-        h = self.dropout(self.bert.embeddings.LayerNorm(torch.cat(parts, 1)))
+        h: Tensor = self.dropout(self.bert.embeddings.LayerNorm(torch.cat(parts, 1)))
         count = 0 if queries is None else queries.shape[1]
         seen = self._seen(count, h.shape[1] - count, h.device, text_mask)
         image_seen = None if image_mask is None else image_mask[:, None, None, :]
