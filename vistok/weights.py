@@ -109,6 +109,14 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
     rename = getattr(model, "rename_keys", None)
     if rename is not None:
         tensors = rename(tensors)
+    load_tensors(model, tensors, f"{path} does not fit {type(model).__name__}")
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], failure: str) -> None:
+    """Load tensors by name, every one of both sides accounted for.
+
+    Raises: ValueError beginning with `failure`, naming missing, unexpected and mis-shaped tensors.
+    """
     own = model.state_dict()
     problems = [f"missing {name} {list(own[name].shape)}" for name in own if name not in tensors]
     problems += [f"unexpected {name} {list(tensors[name].shape)}" for name in tensors if name not in own]
@@ -119,7 +127,7 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ValueError(f"{path} does not fit {type(model).__name__}: {shown}")
+        raise ValueError(f"{failure}: {shown}")
     model.load_state_dict(tensors)
 
 

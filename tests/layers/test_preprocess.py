@@ -49,6 +49,18 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped() -> None:
     assert torch.equal(Preprocess(crop=4)(columns), columns[:, :, 3:7])
 
 
+def test_both_sides_given_squash_the_whole_picture() -> None:
+    columns = torch.arange(40.0).expand(3, 16, 40) / 40
+    squashed = Preprocess(resize=[8, 10])
+    assert squashed(columns).shape == (3, 8, 10)
+    torch.testing.assert_close(squashed(columns)[:, :, 3:-3], columns[:, 4:12, 1::4][:, :, 3:-3], rtol=0, atol=0.02)
+    assert squashed.crop_box(16, 40) is None
+    assert squashed == Preprocess(resize=(8, 10)) and hash(squashed) == hash(Preprocess(resize=(8, 10)))
+    for wrong in ([8], [8, 0], [8, 8, 8], "8", 0):
+        with pytest.raises(ValueError, match="expected resize"):
+            Preprocess(resize=wrong)  # type: ignore[arg-type]
+
+
 def test_resizing_stays_in_range_and_keeps_the_mean(photograph: torch.Tensor) -> None:
     small = Preprocess(resize=32)(photograph[0])
     assert small.min() >= 0 and small.max() <= 1

@@ -1,5 +1,6 @@
 """From a picture of any kind to the tensor a tokenizer takes; part of its config, so it travels with the weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the shorter side to `resize` (antialiased bicubic), then centre-crop a `crop` square; None = leave."""
+    """Resize (antialiased bicubic), then centre-crop a `crop` square; None = leave.
 
-    resize: int | None = None
+    resize: pixels of the shorter side, or (H, W) for both, which does not keep the aspect ratio.
+    """
+
+    resize: int | Sequence[int] | None = None
     crop: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.resize, Sequence):
+            object.__setattr__(self, "resize", tuple(self.resize))  # YAML and JSON give lists, which have no hash
         for name in ("resize", "crop"):
-            side = getattr(self, name)
-            if side is not None and (not isinstance(side, int) or side < 1):
-                raise ValueError(f"preprocess: expected {name} to be a number of pixels >= 1 or None, got {side!r}")
+            given = getattr(self, name)
+            sides = given if isinstance(given, tuple) and len(given) == 2 else (given,)
+            if given is not None and not all(isinstance(side, int) and side >= 1 for side in sides):
+                kinds = "(H, W) or " if name == "resize" else ""
+                raise ValueError(
+                    f"preprocess: expected {name} to be pixels >= 1, {kinds}a number, or None, got {given!r}"
+                )
 
     def __call__(self, picture: Any) -> Tensor:
         """A PIL image, uint8 array [H, W, 3] or [H, W], or uint8/float tensor [3, H, W] -> float32 [3, H, W] in [0, 1].
@@ -54,6 +64,8 @@ class Preprocess:
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         assert self.resize is not None
+        if isinstance(self.resize, Sequence):
+            return self.resize[0], self.resize[1]
         scale = self.resize / min(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
