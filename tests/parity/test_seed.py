@@ -27,7 +27,7 @@ def model_of(case: Any, folder: Path) -> Seed:
     width = config["encoder_width"]
     settings: dict[str, Any] = {
         "tower": {
-            "library": "transformers",
+            "method": "transformers",
             "settings": {
                 "hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 1,
                 "patch_size": 8,

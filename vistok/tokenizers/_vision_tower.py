@@ -30,7 +30,7 @@ class VisionTower(nn.Module):
     def __init__(
         self,
         image_size: int,
-        library: str = "timm",
+        method: str = "timm",
         name: str = "",
         settings: Mapping[str, Any] | None = None,
         weights: str | None = None,
@@ -38,19 +38,19 @@ class VisionTower(nn.Module):
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
     ) -> None:
-        """library: "timm", "open_clip" (name: of a model there) or "transformers" (a CLIP vision model).
+        """method: "timm", "open_clip" (name: of a model there) or "transformers" (a CLIP vision model).
 
         settings: passed on to timm's or open_clip's model, or of a CLIPVisionConfig; for transformers they may be left
         away where a config.json lies beside `weights`. weights: what `vistok.weights.locate` takes; prefix: of the
-        tower's keys in that file. Raises: ValueError for another library, a model that gives no tokens, or weights
+        tower's keys in that file. Raises: ValueError for another method, a model that gives no tokens, or weights
         that do not fit; FileNotFoundError if there are none.
         """
         super().__init__()
-        if library not in _BUILD:
-            raise ValueError(f"tower: expected library to be one of {', '.join(_BUILD)}, got {library!r}")
+        if method not in _BUILD:
+            raise ValueError(f"tower: expected method to be one of {', '.join(_BUILD)}, got {method!r}")
         self.image_size, self.weights = image_size, weights
-        given = dict(settings or {}) or (_beside(weights) if library == "transformers" else {})
-        self.net, self._tokens, self.width = _BUILD[library](name, image_size, given)
+        given = dict(settings or {}) or (_beside(weights) if method == "transformers" else {})
+        self.net, self._tokens, self.width = _BUILD[method](name, image_size, given)
         self.net.requires_grad_(False)
         for key, value in (("mean", mean), ("std", std)):
             self.register_buffer(key, torch.tensor(value)[:, None, None], persistent=False)
