@@ -26,9 +26,9 @@ class Preprocess:
             given = getattr(self, name)
             sides = given if isinstance(given, tuple) and len(given) == 2 else (given,)
             if given is not None and not all(isinstance(side, int) and side >= 1 for side in sides):
-                kinds = "(H, W) or " if name == "resize" else ""
+                pair = ", (H, W)" if name == "resize" else ""
                 raise ValueError(
-                    f"preprocess: expected {name} to be pixels >= 1, {kinds}a number, or None, got {given!r}"
+                    f"preprocess: expected {name} to be a number of pixels >= 1{pair} or None, got {given!r}"
                 )
 
     def __call__(self, picture: Any) -> Tensor:

@@ -7,6 +7,7 @@ drawn once and shared by all images, and what noise the pipeline adds is drawn a
 
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,22 +28,14 @@ class Unclip:
     """Image embeddings [B, E] -> images [B, 3, H, W], of the pipeline's own size."""
 
     def __init__(self, pipeline: Any, sampling: Sampling) -> None:
-        """pipeline: a StableUnCLIPImg2ImgPipeline, or what `from_pretrained` takes: a folder, `owner/name[@revision]`.
+        """pipeline: a StableUnCLIPImg2ImgPipeline, or what `from_pretrained` takes: a folder, or
+        [hf:]owner/name[@revision] on the hub; only safetensors are read.
 
         Raises: TypeError for another kind of pipeline; OSError as diffusers does if there is none at that place.
         """
-        from diffusers import StableUnCLIPImg2ImgPipeline
-
-        loaded = isinstance(pipeline, str | PathLike)
-        made: Any = _load(StableUnCLIPImg2ImgPipeline, str(pipeline)) if loaded else pipeline
-        if not isinstance(made, StableUnCLIPImg2ImgPipeline):
-            raise TypeError(
-                f"unclip: expected a StableUnCLIPImg2ImgPipeline, its folder or its name on the hub, got "
-                f"{type(made).__name__}"
-            )
-        self.pipeline: Any = made
+        self.pipeline = _pipeline(pipeline)
         self.sampling = sampling
-        self._follows = loaded
+        self._follows = self.pipeline is not pipeline
         config = self.pipeline.unet.config
         generator = torch.Generator().manual_seed(sampling.seed)
         self._latents = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=generator)
@@ -58,7 +51,7 @@ class Unclip:
             raise ValueError(f"unclip: expected embeddings [B, {width}] for this pipeline, got {list(embeds.shape)}")
         if self._follows:
             pipeline.to(embeds.device)
-        device, dtype = pipeline.device, pipeline.unet.dtype
+        device, dtype = pipeline._execution_device, pipeline.unet.dtype
         latents = self._latents * pipeline.scheduler.init_noise_sigma
         # One generator for each image, so that no picture depends on what else is in the batch.
         generators = [torch.Generator(device).manual_seed(sampling.seed) for _ in embeds]
@@ -75,8 +68,20 @@ class Unclip:
         return images.to(embeds.device, torch.float32).clamp(0, 1)
 
 
-def _load(kind: Any, place: str) -> Any:
-    name, _, revision = place.partition("@")
-    made = kind.from_pretrained(name, revision=revision or None, use_safetensors=True)
+def _pipeline(given: Any) -> Any:
+    from diffusers import StableUnCLIPImg2ImgPipeline
+
+    if isinstance(given, StableUnCLIPImg2ImgPipeline):
+        return given
+    if not isinstance(given, str | PathLike):
+        raise TypeError(
+            f"unclip: expected a StableUnCLIPImg2ImgPipeline, its folder or its name on the hub, got "
+            f"{type(given).__name__}"
+        )
+    place, revision = str(given), None
+    if not Path(place).exists():
+        place, _, revision = place.removeprefix("hf:").partition("@")
+    kind: Any = StableUnCLIPImg2ImgPipeline
+    made = kind.from_pretrained(place, revision=revision or None, use_safetensors=True)
     made.set_progress_bar_config(disable=True)
     return made

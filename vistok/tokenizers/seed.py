@@ -87,7 +87,7 @@ class Seed(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
         self.head, self.legacy_half = head, legacy_half
         self.image_size = (image_size, image_size)
         self.preprocess = Preprocess(**({"resize": self.image_size} | (preprocess or {})))
-        self.visual_encoder = VisionTower(image_size, **(tower or {}))
+        self.visual_encoder = VisionTower(image_size, **(tower or _TOWER))
         sizes: dict[str, Any] = {
             "width": 768,
             "layers": 12,
@@ -266,6 +266,7 @@ class Seed(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
         return {_renamed(name): value for name, value in tensors.items() if not name.endswith(".position_ids")}
 
 
+_TOWER = {"method": "timm", "name": "eva_giant_patch14_224", "settings": {"depth": 39}}
 _QUANTIZER = {"method": "vq_learned", "dim": 32, "codebook_size": 8192, "commitment_weight": 0.25, "legacy": True}
 
 
