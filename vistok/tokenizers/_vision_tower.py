@@ -72,8 +72,10 @@ class VisionTower(nn.Module):
             name.removeprefix(prefix): value for name, value in read_tensors(path).items() if name.startswith(prefix)
         }
         found = {name: value for name, value in named.items() if name.partition(".")[0] not in _AFTER}
-        load_tensors(self.net, found, f"{path} does not fit the tower (its keys begin with {prefix!r})")
         on_meta = any(value.is_meta for value in self.net.state_dict().values())
+        if on_meta:
+            found = {name: value.to("meta") for name, value in found.items()}
+        load_tensors(self.net, found, f"{path} does not fit the tower (its keys begin with {prefix!r})")
         digest = bytes(32) if on_meta else bytes.fromhex(fingerprint(self.net, {}))
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
         _keep_out_of_checkpoints(self.net)

@@ -2,8 +2,8 @@
 
 Frozen vision tower -> ln_vision -> causal Q-Former with 32 queries -> q [B, 32, W] -> encode_task_layer -> codes.
 Back: u = decode_task_layer(codes) -> blocks_image(u + pos_embed_image) -> a head, which makes the embedding that a
-diffusion model turns into an image; for training, blocks(u + pos_embed) rebuilds q. Token i depends on tokens j <= i of
-the same image only through q, and never on later ones.
+diffusion model turns into an image; for training, blocks(u + pos_embed) rebuilds q. No token depends on a later query,
+so that a language model can write them one after another.
 
 SEED-2 (default): one embedding of unCLIP, by perceptrons over all 32 tokens ("mlp", the released weights) or by a
 learned query of a second Q-Former ("qformer"). SEED-1: 77 such queries, aligned with Stable Diffusion's text features.
