@@ -60,3 +60,13 @@ def test_training_and_inference_give_the_same() -> None:
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match="heads that divide width=16, got heads=3"):
         Block(16, 3)
+
+
+def test_plain_attention_drops_a_share_of_its_weights_and_scales_up_the_others() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 1, 40, 8), torch.randn(1, 1, 50, 8), torch.eye(50)[None, None]
+    weights = plain_attention(q, k, v)
+    dropped = plain_attention(q, k, v, dropout=0.25)
+    kept = dropped > 0
+    assert 0.2 < 1 - kept.float().mean() < 0.3
+    torch.testing.assert_close(dropped[kept], weights[kept] / 0.75)
