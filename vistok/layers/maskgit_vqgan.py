@@ -5,6 +5,7 @@ released weights depend on it: a residual block whose width changes adds its own
 drops its input. B images, C channels, h and w rows and columns of codes, K codes.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -155,6 +156,12 @@ def decode_grid(decoder: nn.Module, values: Tensor, grid: tuple[int, int]) -> Te
     """values [B, h*w, D] laid out on the grid, through a convolutional decoder -> [B, 3, H, W]."""
     images: Tensor = decoder(values.transpose(1, 2).unflatten(2, grid))
     return images
+
+
+def renamed_parts(name: str) -> str:
+    """A tensor's name in open-muse and TiTok to the name that KARL's authors gave the same layer."""
+    name = name.replace(".upsample_conv.", ".upsample.conv.")
+    return re.sub(r"\.mid\.(\d+)\.", lambda found: f".mid.block_{int(found[1]) + 1}.", name)
 
 
 def _norm(width: int) -> nn.GroupNorm:

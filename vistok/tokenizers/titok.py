@@ -7,7 +7,6 @@ What is odd and is kept, because released weights depend on it: legacy encoders 
 transpose was meant. B images, N = h*w grid tokens, K latents, W width, D latent width.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from vistok.layers.codebook import Codebook
 from vistok.layers.gaussian import Gaussian
 from vistok.layers.image_checks import check_images
-from vistok.layers.maskgit_vqgan import VqganDecoder, decode_grid, soft_codes
+from vistok.layers.maskgit_vqgan import VqganDecoder, decode_grid, renamed_parts, soft_codes
 from vistok.layers.preprocess import Preprocess
 from vistok.layers.transformer import Block, init_like_vit, run_blocks
 from vistok.registry import register
@@ -245,7 +244,9 @@ class TiTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The authors' names of MaskGIT's decoder to those that KARL's authors gave the same layers."""
-        return {_renamed(name): value for name, value in tensors.items()}
+        return {
+            renamed_parts(name) if name.startswith("pixel_decoder.") else name: value for name, value in tensors.items()
+        }
 
     def _check(self, images: Tensor) -> None:
         check_images(self.name, images)
@@ -254,10 +255,3 @@ class TiTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
                 f"{self.name}: expected images of {self.image_size[0]}x{self.image_size[1]} pixels, got "
                 f"{images.shape[2]}x{images.shape[3]}; use model.preprocess"
             )
-
-
-def _renamed(name: str) -> str:
-    if not name.startswith("pixel_decoder."):
-        return name
-    name = name.replace(".upsample_conv.", ".upsample.conv.")
-    return re.sub(r"\.mid\.(\d+)\.", lambda found: f".mid.block_{int(found[1]) + 1}.", name)
