@@ -114,12 +114,14 @@ def create(
     *,
     pretrained: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    trust: bool = False,
     dtype: "torch.dtype | None" = None,
     **overrides: Any,
 ) -> Any:
     """Build the object of a name: preset settings, then the checkpoint's own, then `overrides`; then its weights.
 
-    Raises: KeyError for an unknown name; TypeError for a setting the method does not take; ValueError if
+    trust: read checkpoints that hold programs (TorchScript) too. A method's `rename_settings` reads the config.json of
+    others. Raises: KeyError for an unknown name; TypeError for a setting the method does not take; ValueError if
     `pretrained=True` and the name has no weights, or if weights do not fit.
     """
     config = resolve(kind, name)
@@ -127,13 +129,15 @@ def create(
         if config.weights is None:
             raise ValueError(f"{kind} {name!r} has no pretrained weights; there are: {names(kind, pretrained=True)}")
         checkpoint = config.weights
+    build_method = method(kind, config.method)
     settings = dict(config.settings)
     if checkpoint is not None:
         from vistok.weights import stored_settings
 
-        settings = deep_merge(settings, stored_settings(checkpoint))
+        stored = stored_settings(checkpoint)
+        rename = getattr(build_method, "rename_settings", None)
+        settings = deep_merge(settings, stored if rename is None else rename(stored))
     settings = deep_merge(settings, overrides)
-    build_method = method(kind, config.method)
     check_settings(f"{kind} {name!r} (method {config.method})", build_method, settings)
     built = build_method(**settings)
     if hasattr(built, "name"):
@@ -141,12 +145,12 @@ def create(
     if checkpoint is not None:
         from vistok.weights import load_weights
 
-        load_weights(built, checkpoint)
+        load_weights(built, checkpoint, trust=trust)
     return built if dtype is None else built.to(dtype)
 
 
 def tokenizer(name: str, **options: Any) -> "Tokenizer":
-    """Build a tokenizer; options as `create`: pretrained, checkpoint, dtype and the method's settings."""
+    """Build a tokenizer; options as `create`: pretrained, checkpoint, trust, dtype and the method's settings."""
     built: Tokenizer = create("tokenizer", name, **options)
     return built
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,12 +19,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
+_PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_SCRIPTS = ("encoder.jit", "decoder.jit")
 
 
 def locate(checkpoint: str | os.PathLike[str]) -> Path:
     """The local file or folder of a checkpoint.
 
-    checkpoint: a path; `embedded:name` (shipped with vistok); `hf:owner/name[@revision]` (fetched once by
+    checkpoint: a path; `embedded:name` (shipped with vistok); `hf:owner/name[/folder][@revision]` (fetched once by
     huggingface_hub). A local path always wins. Raises: FileNotFoundError naming what was tried.
     """
     path = Path(checkpoint)
@@ -38,11 +41,16 @@ def locate(checkpoint: str | os.PathLike[str]) -> Path:
     if scheme == "hf":
         from huggingface_hub import snapshot_download
 
-        repo, _, revision = name.partition("@")
-        patterns = ["config.json", *(f"*{suffix}" for suffix in _FILES)]
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+        address, _, revision = name.partition("@")
+        owner, _, rest = address.partition("/")
+        repo, _, inside = rest.partition("/")
+        wanted = ("config.json", *_SCRIPTS, *(f"*{suffix}" for suffix in _FILES))
+        patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
+        root = snapshot_download(f"{owner}/{repo}", revision=revision or None, allow_patterns=patterns)
+        return Path(root, inside)
     raise FileNotFoundError(
-        f"no checkpoint {str(checkpoint)!r}: expected a file, a folder, embedded:name or hf:owner/name[@revision]"
+        f"no checkpoint {str(checkpoint)!r}: expected a file, a folder, embedded:name or "
+        "hf:owner/name[/folder][@revision]"
     )
 
 
@@ -52,7 +60,7 @@ def weight_file(checkpoint: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     found = sorted(entry for entry in path.iterdir() if entry.suffix in _FILES)
-    preferred = [entry for entry in found if entry.name == "model.safetensors"]
+    preferred = [entry for entry in found if entry.name in _PREFERRED]
     if len(preferred or found) != 1:
         raise ValueError(
             f"{path}: expected model.safetensors or one weight file, got {[entry.name for entry in found]}"
@@ -67,9 +75,45 @@ def stored_settings(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(
+    checkpoint: str | os.PathLike[str], *, trust: bool = False, under: Sequence[str] = ()
+) -> tuple[Path, dict[str, Tensor]]:
+    """Where a checkpoint is, and its tensors by name.
+
+    trust: read TorchScript too, a folder with encoder.jit and decoder.jit, for its tensors; nothing of it is called,
+    but torch itself makes no promise about scripts of strangers. under: names of nested mappings to enter, as far as
+    they are there. Raises: ValueError for TorchScript without trust, and as `read_tensors`.
+    """
+    path = locate(checkpoint)
+    scripts = [path / name for name in _SCRIPTS if path.is_dir() and (path / name).is_file()]
+    if path.suffix == ".jit":
+        scripts = [path]
+    if not scripts or (path.is_dir() and any((path / name).is_file() for name in _PREFERRED)):
+        file = weight_file(path)
+        return file, read_tensors(file, under)
+    if not trust:
+        raise ValueError(
+            f"{path}: {' and '.join(script.name for script in scripts)} are TorchScript, which holds programs; if you "
+            "trust whoever made them, pass trust=True"
+        )
+    tensors: dict[str, Tensor] = {}
+    for script in scripts:
+        try:
+            with warnings.catch_warnings():
+                # torch calls TorchScript deprecated; these files exist all the same.
+                warnings.simplefilter("ignore", FutureWarning)
+                loaded = torch.jit.load(script, map_location="cpu")
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{script}: expected a whole TorchScript file, got {reason}") from error
+        tensors |= loaded.state_dict()
+    return path, tensors
+
+
+def read_tensors(path: Path, under: Sequence[str] = ()) -> dict[str, Tensor]:
     """Every tensor of a weight file by name; a single nested mapping under model, ema or state_dict is entered.
 
+    under: names of further mappings to enter before, as far as they are there.
     Raises: ValueError for an unknown suffix, a damaged file, one that holds code, or one that holds no tensors.
     """
     if path.suffix not in _FILES:
@@ -79,7 +123,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, UnpicklingError, BadZipFile, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: expected a whole file of plain tensors, got {reason}") from error
-    for key in ("ema", "model", "state_dict"):
+    for key in (*under, "ema", "model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
@@ -99,13 +143,13 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
-    """Load a checkpoint into `model`, every key accounted for; `model.rename_keys(tensors)` maps foreign layouts.
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str], *, trust: bool = False) -> None:
+    """Load a checkpoint into `model`, every key accounted for.
 
-    Raises: ValueError naming missing, unexpected and mis-shaped tensors.
+    `model.rename_keys(tensors)` maps foreign layouts, `model.weights_under` names the nested mappings that hold them.
+    Raises: ValueError naming missing, unexpected and mis-shaped tensors, and as `read_checkpoint`.
     """
-    path = weight_file(checkpoint)
-    tensors = read_tensors(path)
+    path, tensors = read_checkpoint(checkpoint, trust=trust, under=getattr(model, "weights_under", ()))
     rename = getattr(model, "rename_keys", None)
     if rename is not None:
         tensors = rename(tensors)
@@ -117,6 +161,15 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], failure: str) 
 
     Raises: ValueError beginning with `failure`, naming missing, unexpected and mis-shaped tensors.
     """
+    problems = misfits(model, tensors)
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ValueError(f"{failure}: {shown}")
+    model.load_state_dict(tensors)
+
+
+def misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps tensors under the model's own names from being its weights: missing, unexpected, mis-shaped ones."""
     own = model.state_dict()
     problems = [f"missing {name} {list(own[name].shape)}" for name in own if name not in tensors]
     problems += [f"unexpected {name} {list(tensors[name].shape)}" for name in tensors if name not in own]
@@ -125,10 +178,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], failure: str) 
         for name in own
         if name in tensors and own[name].shape != tensors[name].shape
     ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ValueError(f"{failure}: {shown}")
-    model.load_state_dict(tensors)
+    return problems
 
 
 def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Names of tensors in the checkpoints of others: a part of a larger model, and taming's names for diffusers' VQModel."""
+"""Names of tensors in the checkpoints of others: a part of a larger model, taming's names for diffusers' VQModel."""
 
 import re
 from collections.abc import Mapping
