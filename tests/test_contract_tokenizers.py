@@ -8,6 +8,7 @@ other sizes than `spec.image_size`), "fullgraph" (torch.compile without graph br
 import json
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,12 @@ def distinct() -> list[str]:
         built = {"method": preset.method, **deep_merge(preset.settings, preset.tiny)}
         found.setdefault(json.dumps(built, sort_keys=True), name)
     return list(found.values())
+
+
+def by_weights() -> list[Any]:
+    """The same names; compiling takes seconds for each, so those that no weights come with are left to the slow run."""
+    presets = [vistok.info("tokenizer", name) for name in distinct()]
+    return [pytest.param(preset.name, marks=() if preset.weights else pytest.mark.slow) for preset in presets]
 
 
 @pytest.fixture(params=distinct())
@@ -222,6 +229,7 @@ def test_it_works_in_bfloat16(tokenizer: Tokenizer, name: str) -> None:
         assert back.shape == images.shape and back.isfinite().all()
 
 
+@pytest.mark.parametrize("name", by_weights(), indirect=True)
 def test_encode_and_decode_compile_into_one_graph_each(tokenizer: Tokenizer, name: str) -> None:
     skip_if_it_cannot(tokenizer, name, "fullgraph")
     images = images_of(tokenizer)
