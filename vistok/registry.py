@@ -120,8 +120,8 @@ def create(
 ) -> Any:
     """Build the object of a name: preset settings, then the checkpoint's own, then `overrides`; then its weights.
 
-    trust: read checkpoints that hold programs (TorchScript) too. A method's `rename_settings` reads the config.json of
-    others. Raises: KeyError for an unknown name; TypeError for a setting the method does not take; ValueError if
+    trust: read checkpoints that hold programs (TorchScript) too.
+    Raises: KeyError for an unknown name; TypeError for a setting the method does not take; ValueError if
     `pretrained=True` and the name has no weights, or if weights do not fit.
     """
     config = resolve(kind, name)
@@ -130,13 +130,7 @@ def create(
             raise ValueError(f"{kind} {name!r} has no pretrained weights; there are: {names(kind, pretrained=True)}")
         checkpoint = config.weights
     build_method = method(kind, config.method)
-    settings = dict(config.settings)
-    if checkpoint is not None:
-        from vistok.weights import stored_settings
-
-        stored = stored_settings(checkpoint)
-        rename = getattr(build_method, "rename_settings", None)
-        settings = deep_merge(settings, stored if rename is None else rename(stored))
+    settings = config.settings if checkpoint is None else settings_with(kind, config, checkpoint)
     settings = deep_merge(settings, overrides)
     check_settings(f"{kind} {name!r} (method {config.method})", build_method, settings)
     built = build_method(**settings)
@@ -147,6 +141,18 @@ def create(
 
         load_weights(built, checkpoint, trust=trust)
     return built if dtype is None else built.to(dtype)
+
+
+def settings_with(kind: str, config: Config, checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings of a preset under those that lie beside a checkpoint's weights.
+
+    A method's `rename_settings`, if it has one, makes its own settings of a config.json that others wrote.
+    """
+    from vistok.weights import stored_settings
+
+    stored = stored_settings(checkpoint)
+    rename = getattr(method(kind, config.method), "rename_settings", None)
+    return deep_merge(config.settings, stored if rename is None else rename(stored))
 
 
 def tokenizer(name: str, **options: Any) -> "Tokenizer":

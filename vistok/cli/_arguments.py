@@ -4,6 +4,7 @@ import inspect
 import json
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
+from keyword import iskeyword
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,8 @@ class _Parser(ArgumentParser):
         for action in self._actions:
             if not action.option_strings:
                 action.metavar = action.dest.upper()
+            elif iskeyword(action.dest[:-1]):
+                action.metavar = action.dest[:-1].upper()
 
 
 def run(prog: str, function: Callable[..., Any], args: list[str]) -> Any:
@@ -46,7 +49,8 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
     """Rewrite a command line to what jsonargparse takes, which knows fewer ways to write one.
 
     Leading words fill the function's parameters in order, those with a default too (keyword-only ones never); a list
-    takes all words that follow; a bare `--flag` is true; `--two-words` is the parameter two_words.
+    takes all words that follow; a bare `--flag` is true; `--two-words` is the parameter two_words, and a word that is
+    Python's own, such as `--as`, the parameter as_.
     """
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     hints = get_type_hints(function)
@@ -67,6 +71,7 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
         option, equals, value = rest[0].partition("=")
         head, dot, tail = option.partition(".")
         name = head.removeprefix("--").replace("-", "_")
+        name += "_" if iskeyword(name) else ""
         option = f"--{name}{dot}{tail}" if head.startswith("--") else option
         following, rest = _split(rest[1:])
         if hints.get(name) is bool and not equals and not following:
@@ -94,4 +99,9 @@ def _is_list(hint: Any) -> bool:
 
 
 def _with_dashes(text: str) -> str:
-    return " ".join(word.replace("_", "-") if word.lstrip("[").startswith("--") else word for word in text.split(" "))
+    return " ".join(_dashed(word) if word.lstrip("[").startswith("--") else word for word in text.split(" "))
+
+
+def _dashed(option: str) -> str:
+    name = option.strip("[-")
+    return option[: -len(name)] + name[:-1] if iskeyword(name[:-1]) else option.replace("_", "-")
