@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vistok.weights import fingerprint, load_weights, locate, read_tensors, stored_settings, weight_file
+from vistok.weights import (
+    fingerprint,
+    load_weights,
+    locate,
+    read_checkpoint,
+    read_tensors,
+    stored_settings,
+    weight_file,
+)
 
 
 @pytest.fixture
@@ -45,6 +54,36 @@ def test_every_format_loads_the_same_weights(tmp_path: Path, tensors: dict[str, 
 def test_a_training_checkpoint_is_entered(tmp_path: Path, tensors: dict[str, Tensor], key: str) -> None:
     torch.save({key: tensors, "step": 7}, tmp_path / "last.pt")
     assert read_tensors(tmp_path / "last.pt").keys() == tensors.keys()
+
+
+def test_nested_mappings_that_a_model_names_are_entered_first(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    class Nested(nn.Linear):
+        weights_under = ("trainer", "net")
+
+    torch.save({"args": {"width": 3}, "trainer": {"net": tensors, "other": {}}}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="expected a mapping of tensors, found none"):
+        read_tensors(tmp_path / "last.pt")
+    for saved in (torch.load(tmp_path / "last.pt", weights_only=True), {"model": tensors}, tensors):
+        torch.save(saved, tmp_path / "last.pt")
+        model = Nested(2, 3)
+        load_weights(model, tmp_path / "last.pt")
+        torch.testing.assert_close(dict(model.state_dict()), tensors, rtol=0, atol=0)
+
+
+def test_scripts_are_read_with_trust_only_and_safetensors_beside_them_first(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    model = nn.Linear(2, 3)
+    model.load_state_dict(tensors)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.script(model), tmp_path / "encoder.jit")
+    for checkpoint in (tmp_path, tmp_path / "encoder.jit"):
+        with pytest.raises(ValueError, match="encoder.jit are TorchScript, which holds programs"):
+            read_checkpoint(checkpoint)
+        torch.testing.assert_close(read_checkpoint(checkpoint, trust=True)[1], tensors, rtol=0, atol=0)
+    named = write(tmp_path / "model.safetensors", tensors)
+    assert read_checkpoint(tmp_path)[0] == named
 
 
 def test_half_precision_on_disk_becomes_the_precision_of_the_model(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
@@ -107,6 +146,14 @@ def test_a_folder_stands_for_its_weight_file(tmp_path: Path, tensors: dict[str, 
     named = write(tmp_path / "model.safetensors", tensors)
     assert weight_file(tmp_path) == named
     assert weight_file(other) == other
+
+
+def test_of_several_weight_files_the_one_that_libraries_write_by_default_is_read(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    write(tmp_path / "diffusion_pytorch_model.fp16.safetensors", tensors)
+    named = write(tmp_path / "diffusion_pytorch_model.safetensors", tensors)
+    assert weight_file(tmp_path) == named
 
 
 def test_a_folder_with_no_or_several_weight_files_is_refused(tmp_path: Path, tensors: dict[str, Tensor]) -> None:

@@ -136,6 +136,7 @@ def test_scripts_are_converted_with_trust_only(tmp_path: Path, capsys: pytest.Ca
     assert torch.equal(ids(vistok.tokenizer("cosmos_di16", checkpoint=tmp_path / "out")), ids(original))
 
 
+@pytest.mark.slow
 def test_the_preset_is_found_by_the_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     original: Any = vistok.tokenizer("vq_nano", pretrained=True)
     torch.save(original.state_dict(), tmp_path / "some.pt")
@@ -161,6 +162,7 @@ def test_published_checkpoints_are_told_apart(name: str, tmp_path: Path) -> None
     assert recognise(str(path)) == name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_fits_several_presets_or_none_says_what_to_give(tmp_path: Path) -> None:
     original: Any = vistok.tokenizer("vq_nano", pretrained=True)
     state = original.state_dict()

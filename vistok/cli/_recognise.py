@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vistok.config import Config, deep_merge
 from vistok.registry import create, names, resolve, settings_with
-from vistok.weights import misfits, read_checkpoint
+from vistok.weights import misfits, read_checkpoint, stored_settings
 
 _SHOWN = 3
 
@@ -22,7 +22,7 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
     tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
     unknown: list[str] = []
     tried: list[dict[str, list[str]]] = []
-    for stored in (False, True):
+    for stored in (False, True) if stored_settings(checkpoint) else (False,):
         problems: dict[str, list[str]] = {}
         for name in names("tokenizer"):
             config = resolve("tokenizer", name)
