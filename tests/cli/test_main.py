@@ -183,6 +183,16 @@ def test_words_fill_parameters_with_defaults_but_never_keyword_only_ones() -> No
     assert arrange(f, ["a", "b", "c"]) == ["c", "--kind=a", "--pattern=b"]
 
 
+def test_a_word_of_python_is_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def f(src: str, *, as_: str = "", in_order: bool = False) -> str:
+        return f"{src} {as_} {in_order}"
+
+    assert run("x", f, ["a", "--as", "b", "--in-order"]) == "a b True"
+    assert run("x", f, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--as AS" in shown and "as_" not in shown.lower() and "--in-order" in shown
+
+
 def test_help_shows_dashes_and_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("vistok x", example, ["--help"]) == 0
     shown = capsys.readouterr().out

@@ -85,6 +85,7 @@ def test_ids_are_those_of_the_class_in_transformers_and_pixels_those_of_the_auth
 
     inside = {f"model.vqmodel.{name}": value for name, value in encoder.state_dict().items()}
     torch.save(inside, tmp_path / "whole.bin")
+    (tmp_path / "config.json").write_text('{"model_type": "chameleon", "vocab_size": 65536}')
     alone: Any = vistok.tokenizer("chameleon_encoder", checkpoint=tmp_path / "whole.bin", **SIZES)
     assert torch.equal(alone.eval().encode(images).indices, tokens.indices)
     with pytest.raises(NotImplementedError, match="encoder alone"):

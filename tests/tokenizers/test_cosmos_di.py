@@ -50,8 +50,10 @@ def scripts(folder: Path, model: Any, levels: list[int]) -> nn.Module:
     second = nn.Sequential(OrderedDict(post_quant_conv=model.post_quant_conv, decoder=model.decoder)).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(first, torch.rand(1, 3, 16, 16)), folder / "encoder.jit")
-        torch.jit.save(torch.jit.trace(second, torch.rand(1, len(levels), 2, 2)), folder / "decoder.jit")
+        torch.jit.save(torch.jit.trace(first, torch.rand(1, 3, 16, 16), check_trace=False), folder / "encoder.jit")
+        torch.jit.save(
+            torch.jit.trace(second, torch.rand(1, len(levels), 2, 2), check_trace=False), folder / "decoder.jit"
+        )
     return first
 
 

@@ -4,6 +4,7 @@ z = quant_conv(encoder(x));  k = quantize(z);  x' = decoder(post_quant_conv(e_k)
 B images, H and W pixels, h and w rows and columns of codes, N = h*w, D code width, Q codebooks.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from huggingface_hub import PyTorchModelHubMixin
@@ -95,6 +96,14 @@ class GridVq(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="ap
         pixels: Tensor = self.decoder(self.post_quant_conv(embeds))
         return pixels
 
+    @classmethod
+    def rename_settings(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The config.json beside weights as settings: our own as it is, nothing of one that another library wrote.
+
+        A method that finds its sizes in the latter reads them.
+        """
+        return {} if is_foreign(stored) else dict(stored)
+
     def _quantized(self, images: Tensor) -> tuple[Quantized, tuple[int, int]]:
         features = self.features(images * (1 - self.black) + self.black)
         rows, cols = features.shape[2:]
@@ -104,3 +113,8 @@ class GridVq(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="ap
         embeds = embeds.to(next(self.decoder.parameters()).dtype)
         pixels = self.pixels(embeds.transpose(1, 2).unflatten(2, grid))
         return (pixels - self.black) / (1 - self.black)
+
+
+def is_foreign(stored: Mapping[str, Any]) -> bool:
+    """Whether a config.json was written by transformers or diffusers."""
+    return not stored.keys().isdisjoint(("architectures", "model_type", "_class_name"))

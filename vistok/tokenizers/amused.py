@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vistok.layers.codebook import Codebook
-from vistok.layers.grid_vq import GridVq
+from vistok.layers.grid_vq import GridVq, is_foreign
 from vistok.registry import register
 from vistok.tokenizers._vq_model import vq_model
 
@@ -60,12 +60,13 @@ class Amused(GridVq):
     @classmethod
     def rename_settings(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
         """The config.json of a diffusers VQModel as settings. Raises: ValueError for blocks of another kind."""
-        if "_class_name" not in stored:
+        if not is_foreign(stored):
             return dict(stored)
         blocks = {*stored.get("down_block_types", ()), *stored.get("up_block_types", ())}
-        if stored["_class_name"] != "VQModel" or not blocks <= {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
+        if stored.get("_class_name") != "VQModel" or not blocks <= {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
             raise ValueError(
-                f"amused: expected the config of a diffusers VQModel of plain blocks, got {stored['_class_name']} "
+                f"amused: expected the config of a diffusers VQModel of plain blocks, got "
+                f"{stored.get('_class_name')} "
                 f"of {sorted(blocks)}"
             )
         return {ours: stored[theirs] for theirs, ours in _SETTINGS.items() if theirs in stored}

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers.models.emu3.configuration_emu3 import Emu3VQVAEConfig
-from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
 from vistok.layers.codebook import Codebook
 from vistok.layers.foreign_keys import part_of
-from vistok.layers.grid_vq import GridVq
+from vistok.layers.grid_vq import GridVq, is_foreign
 from vistok.registry import register
+
+try:
+    from transformers.models.emu3.configuration_emu3 import Emu3VQVAEConfig
+    from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
+except ModuleNotFoundError as error:
+    raise ImportError("the tokenizer emu3 needs the extra: pip install 'vistok[lvlm]' (transformers)") from error
 
 _ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "proj_out": "out_proj"}
 _SETTINGS = {
@@ -99,7 +103,7 @@ class Emu3(GridVq):
     @classmethod
     def rename_settings(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
         """The config.json of Emu3-VisionTokenizer as settings; that of a whole model says nothing of the tokenizer."""
-        if "model_type" not in stored and "architectures" not in stored:
+        if not is_foreign(stored):
             return dict(stored)
         return {ours: stored[theirs] for theirs, ours in _SETTINGS.items() if theirs in stored and "ch" in stored}
 

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers.models.janus.configuration_janus import JanusVQVAEConfig
-from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from vistok.layers.codebook import Codebook
 from vistok.layers.foreign_keys import part_of
 from vistok.layers.grid_vq import GridVq
 from vistok.registry import register
+
+try:
+    from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+    from transformers.models.janus.modeling_janus import JanusVQVAE
+except ModuleNotFoundError as error:
+    raise ImportError("the tokenizer janus needs the extra: pip install 'vistok[lvlm]' (transformers)") from error
 
 _MIDDLE = ("block_1", "attn_1", "block_2")
 
@@ -62,11 +66,6 @@ class Janus(GridVq):
         """Of a whole model (transformers' or the authors') the tokenizer only; LlamaGen's names to JanusVQVAE's."""
         own = part_of(tensors, "model.vqmodel.", "vqmodel.", "gen_vision_model.")
         return {_renamed(name): value for name, value in own.items() if name != "quantize.codebook_used"}
-
-    @classmethod
-    def rename_settings(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """A whole model's config.json says nothing that the preset does not; our own is taken as it is."""
-        return {} if "model_type" in stored or "architectures" in stored else dict(stored)
 
 
 def _renamed(name: str) -> str:
