@@ -42,11 +42,11 @@ def locate(checkpoint: str | os.PathLike[str]) -> Path:
         from huggingface_hub import snapshot_download
 
         address, _, revision = name.partition("@")
-        owner, _, rest = address.partition("/")
-        repo, _, inside = rest.partition("/")
+        parts = address.split("/", 2)
+        repo, inside = "/".join(parts[:2]), "".join(parts[2:])
         wanted = ("config.json", *_SCRIPTS, *(f"*{suffix}" for suffix in _FILES))
         patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
-        root = snapshot_download(f"{owner}/{repo}", revision=revision or None, allow_patterns=patterns)
+        root = snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
         return Path(root, inside)
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: expected a file, a folder, embedded:name or "

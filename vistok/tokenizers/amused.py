@@ -65,8 +65,7 @@ class Amused(GridVq):
         blocks = {*stored.get("down_block_types", ()), *stored.get("up_block_types", ())}
         if stored.get("_class_name") != "VQModel" or not blocks <= {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
             raise ValueError(
-                f"amused: expected the config of a diffusers VQModel of plain blocks, got "
-                f"{stored.get('_class_name')} "
-                f"of {sorted(blocks)}"
+                "amused: expected the config of a diffusers VQModel of plain blocks, got "
+                f"{stored.get('_class_name')} of {sorted(blocks)}"
             )
         return {ours: stored[theirs] for theirs, ours in _SETTINGS.items() if theirs in stored}
