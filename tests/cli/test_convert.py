@@ -172,6 +172,9 @@ def test_a_checkpoint_that_fits_several_presets_or_none_says_what_to_give(tmp_pa
     torch.save({name: value for name, value in state.items() if name != missing}, tmp_path / "less.pt")
     with pytest.raises(ValueError, match=rf"closest is vq_nano, with 1 differences: missing {missing}.*--as PRESET"):
         recognise(str(tmp_path / "less.pt"))
+    torch.save({"step": 3}, tmp_path / "none.pt")
+    with pytest.raises(ValueError, match=r"none.pt: expected a mapping of tensors, found none"):
+        recognise(str(tmp_path / "none.pt"))
     vistok.register("tokenizer/vq_nano_again")(type(original))
     try:
         torch.save(state, tmp_path / "some.pt")

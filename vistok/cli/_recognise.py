@@ -21,6 +21,7 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
     """
     tensors: dict[tuple[str, ...], dict[str, Tensor]] = {}
     unknown: list[str] = []
+    unreadable: list[ValueError] = []
     tried: list[dict[str, list[str]]] = []
     for stored in (False, True) if stored_settings(checkpoint) else (False,):
         problems: dict[str, list[str]] = {}
@@ -35,8 +36,7 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
                 continue
             under = tuple(getattr(model, "weights_under", ()))
             if under not in tensors:
-                found = read_checkpoint(checkpoint, trust=trust, under=under)[1]
-                tensors[under] = {key: torch.empty_like(value, device="meta") for key, value in found.items()}
+                tensors[under] = _without_values(checkpoint, trust, under, unreadable)
             rename = getattr(model, "rename_keys", dict)
             problems[name] = misfits(model, rename(tensors[under]))
         fitting = [name for name, found in problems.items() if not found]
@@ -44,6 +44,8 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
             return fitting[0]
         if fitting:
             raise ValueError(f"{checkpoint} fits the networks of {', '.join(fitting)} alike; say which with --as")
+        if not any(tensors.values()):
+            raise unreadable[0]
         tried.append(problems)
     count, closest, shown = min((len(found), name, found) for problems in tried for name, found in problems.items())
     raise ValueError(
@@ -51,6 +53,18 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
         f"{'; '.join(shown[:_SHOWN])}; give --as PRESET, and --settings where its sizes are not the preset's"
         + (f". Not looked at: {'; '.join(sorted(set(unknown)))}" if unknown else "")
     )
+
+
+def _without_values(
+    checkpoint: str, trust: bool, under: tuple[str, ...], unreadable: list[ValueError]
+) -> dict[str, Tensor]:
+    """A checkpoint's tensors on the meta device; none, and the error kept, where a method would not find any in it."""
+    try:
+        found = read_checkpoint(checkpoint, trust=trust, under=under)[1]
+    except ValueError as error:
+        unreadable.append(error)
+        return {}
+    return {key: torch.empty_like(value, device="meta") for key, value in found.items()}
 
 
 def _network(config: Config, checkpoint: str | None, settings: dict[str, Any]) -> nn.Module | None:
