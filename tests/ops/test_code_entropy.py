@@ -103,10 +103,10 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_of_vectors_times_codes_is_made_forward_or_backward() -> None:
     x, codebook = randn(3 * ROWS, 2), randn(6 * CODES, 2, seed=1)
     with LargestTensor() as forward:
-        _, _, *saved = _body(x, codebook, 0.1, 0.0)
+        _, mean, *saved = _body(x, codebook, 0.1)
     one = torch.ones(())
     with LargestTensor() as backward:
-        _backward_body(one, one, x, codebook, *saved, 0.1, 0.0)
+        _backward_body(one, mean, x, codebook, *saved, 0.1)
     assert forward.numel == backward.numel == ROWS * CODES
 
 

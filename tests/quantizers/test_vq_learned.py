@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vistok.ops.code_spread import code_diversity, orthogonality
 from vistok.quantizers.vq_learned import LearnedVQ
 
 
@@ -99,3 +100,18 @@ def test_mistakes_are_named() -> None:
         ValueError, match="vq_learned: expected dim and codebook_size >= 1, .* got 8, 0, 0.01 and 1e-05"
     ):
         LearnedVQ(8, 0)
+
+
+def test_diversity_and_orthogonality_are_added_in_training_with_their_weights() -> None:
+    codes, z = randn(11, 3), randn(40, 3, seed=1)
+    plain = at(codes).train()(z)
+    settings = {"diversity_weight": 0.3, "diversity_temperature": 5.0, "orthogonal_weight": 0.7}
+    spread = at(codes, **settings).train()(z)
+    assert float(spread.stats["diversity"]) == pytest.approx(float(code_diversity(z, codes, 5.0)))
+    assert float(spread.stats["orthogonality"]) == pytest.approx(float(orthogonality(codes)))
+    expected = plain.loss - 0.3 * spread.stats["diversity"] + 0.7 * spread.stats["orthogonality"]
+    torch.testing.assert_close(spread.loss, expected)
+    torch.testing.assert_close(at(codes, **settings).eval()(z).loss, plain.loss)
+    cosine = at(codes, metric="cosine", **settings).train()(z)
+    units, directions = (torch.nn.functional.normalize(each, dim=1) for each in (z, codes))
+    torch.testing.assert_close(cosine.stats["diversity"], code_diversity(units, directions, 5.0, cosine=True))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vistok.ops.process_mean import process_mean
+
 
 def binary_entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of a bit that is 1 with probability sigmoid(logit), elementwise."""
@@ -22,14 +24,14 @@ def mean_code_entropy(logits: Tensor, group: int) -> Tensor:
     """Entropy in nats of the mean distribution over sign codes: logits [N, D] of each bit -> [], 0 if N is 0.
 
     Exact when D <= group; otherwise the sum over groups of at most `group` bits, an upper bound.
+    The mean is over the vectors of all processes, all of which must call it.
     Memory: N 2^(group/2) + 2^group floats per group.
     """
-    total = logits.new_zeros(())
-    if not len(logits):
-        return total
+    total, count = logits.new_zeros(()), len(logits)
     for part in torch.sigmoid(logits).split(group, dim=1):
         half = part.shape[1] // 2
-        mean = _bit_table(part[:, :half]).T @ _bit_table(part[:, half:]) / len(part)
+        mean = _bit_table(part[:, :half]).T @ _bit_table(part[:, half:]) / max(count, 1)
+        mean = process_mean(mean, count)
         total = total - torch.xlogy(mean, mean.clamp(min=1e-30)).sum()
     return total
 

@@ -2,7 +2,8 @@
 
 k = argmax_k z.c_k (no norm: not the nearest code);  embeds = (onehot - sg(p) + p) C, p = softmax(z C^T), so that every
 code and z get their gradients through p;  L = mean (embeds - z)^2 + mean (sg c_k - z)^2 + beta mean (c_k - sg z)^2
-+ entropy_weight (g_s H_s - g_b H_b), H_s and H_b of softmax(z C^T / T) as in `vistok.ops.code_entropy`.
++ entropy_weight (g_s H_s - g_b H_b), H_s and H_b of softmax(z C^T / T) as in `vistok.ops.code_entropy`, H_b of the
+mean over all processes.
 
 The authors' code holds several N x K tensors; here neither forward nor backward makes one (ours).
 """

@@ -1,8 +1,9 @@
 """Lookup-free quantization (arXiv:2310.05737): the op `vistok.ops.lfq` with the losses of its paper. K = 2^D codes.
 
 commitment = mean (z - sg code)^2;  entropy = g_s H_s - g_b H_b of p(code | z) = softmax(2 z.c / T): H_s the mean
-entropy of a vector's own distribution, H_b the entropy of their mean. H_s factorises into bits (exact), H_b is summed
-over groups of bits (an upper bound beyond `entropy_group` bits). Open-MAGVIT2 numbers its codes with bit_order "lsb".
+entropy of a vector's own distribution, H_b the entropy of their mean, over all processes. H_s factorises into bits
+(exact), H_b is summed over groups of bits (an upper bound beyond `entropy_group` bits). Open-MAGVIT2 numbers its codes
+with bit_order "lsb".
 """
 
 import torch

@@ -7,6 +7,9 @@ diffusers, SEED and Chameleon, whose released weights were trained so.
 metric "cosine" (LlamaGen, arXiv:2406.06525; ViT-VQGAN, arXiv:2110.04627): vectors and codes are normalised at each use,
 the stored codes are not; gradients reach both through the normalisation. entropy_weight (LlamaGen): H_s - H_b of
 softmax(-|z - e|^2 / T), streamed by `vistok.ops.code_entropy`: no N x K tensor (ours).
+diversity_weight, orthogonal_weight (vector-quantize-pytorch): -w_d diversity + w_o orthogonality of
+`vistok.ops.code_spread`, for codebooks of which few codes are used. H_b and diversity are those of the mean over all
+processes, so that a run's loss does not depend on how its batch is spread over them.
 """
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from vistok.ops.check_ids import check_ids
 from vistok.ops.code_entropy import code_entropy
+from vistok.ops.code_spread import code_diversity, orthogonality
 from vistok.ops.code_usage import batch_usage
 from vistok.ops.nearest_code import nearest_code
 from vistok.ops.straight_through import GRADIENTS, straight_through, unit_vectors
@@ -43,10 +47,14 @@ class LearnedVQ(nn.Module):
         entropy_weight: float = 0.0,
         temperature: float = 0.01,
         entropy_eps: float = 1e-5,
+        diversity_weight: float = 0.0,
+        diversity_temperature: float = 100.0,
+        orthogonal_weight: float = 0.0,
     ) -> None:
         """metric: "l2" or "cosine". gradient: "straight_through" or "rotation". legacy: beta on the codebook's term.
 
         temperature: T of the entropy term. entropy_eps: added inside the logarithm of H_b, as LlamaGen does.
+        diversity_temperature: multiplies the distances. Terms beside the two losses are computed in training only.
         Raises: ValueError for an unknown metric or gradient, a size below 1, or a temperature that is not positive.
         """
         super().__init__()
@@ -69,6 +77,9 @@ class LearnedVQ(nn.Module):
         self.entropy_weight = entropy_weight
         self.temperature = temperature
         self.entropy_eps = entropy_eps
+        self.diversity_weight = diversity_weight
+        self.diversity_temperature = diversity_temperature
+        self.orthogonal_weight = orthogonal_weight
         self.embedding = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
 
     @property
@@ -78,7 +89,7 @@ class LearnedVQ(nn.Module):
         return unit_vectors(codes) if self.metric == "cosine" else codes
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """z [..., D], mask [...] bool -> Quantized; the entropy term is computed in training only."""
+        """z [..., D], mask [...] bool -> Quantized."""
         with torch.autocast(z.device.type, enabled=False):
             rows, codebook = valid_rows("vq_learned", z, self.dim, mask).float(), self.codebook
             if self.metric == "cosine":
@@ -94,6 +105,14 @@ class LearnedVQ(nn.Module):
                 sample, batch = self._entropies(rows, codebook)
                 loss = loss + self.entropy_weight * (sample - batch)
                 stats |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}
+            if self.training and self.diversity_weight:
+                diversity = code_diversity(rows, codebook, self.diversity_temperature, cosine=self.metric == "cosine")
+                loss = loss - self.diversity_weight * diversity
+                stats["diversity"] = diversity.detach()
+            if self.training and self.orthogonal_weight:
+                likeness = orthogonality(codebook)
+                loss = loss + self.orthogonal_weight * likeness
+                stats["orthogonality"] = likeness.detach()
             pass_gradient = GRADIENTS[self.gradient] if self.training else straight_through
             embeds = pass_gradient(rows, codes.detach()).to(z.dtype)
         lead = z.shape[:-1]
