@@ -424,3 +424,56 @@ def test_the_quantizer_inside_the_open_magvit2_model(case: Any) -> None:
     out: Quantized = quantizer.eval()(h)
     assert torch.equal(out.indices.flatten(), case.tensors["indices"].long())
     assert torch.equal(out.embeds, rows(case.tensors["z_q"]))
+
+
+@pytest.mark.parity("discrete/vqp_vq_*", lambda config: "orthogonal_reg_weight" in config)
+def test_vq_with_diversity_and_orthogonal_regulariser(case: Any) -> None:
+    config, data = case.config, case.tensors
+    commitment = config.get("commitment_weight", 1.0)
+    quantizer: Any = vistok.quantizer(
+        "vq_learned",
+        dim=config["dim"],
+        codebook_size=config["codebook_size"],
+        codebook_weight=commitment,  # the library detaches neither side of its one loss
+        commitment_weight=commitment,
+        gradient=gradient_of(config),
+        diversity_weight=config["codebook_diversity_loss_weight"],
+        diversity_temperature=config["codebook_diversity_temperature"],
+        orthogonal_weight=config["orthogonal_reg_weight"],
+    )
+    quantizer.embedding.data.copy_(data["before._codebook.embed"][0])
+    evaluated: Quantized = quantizer.eval()(data["x"])
+    assert torch.equal(evaluated.indices, data["eval.i"].long())
+    close(evaluated.embeds.detach(), data["eval.q"])
+    # The library's diversity is a mean over positions, each over the batch; all other terms are means over everything.
+    positions = data["x"].shape[1]
+    x = data["x"].clone().requires_grad_()
+    parts: list[Quantized] = [quantizer.train()(x[:, position]) for position in range(positions)]
+    embeds = torch.stack([part.embeds for part in parts], dim=1)
+    loss = torch.stack([part.loss for part in parts]).mean()
+    ((embeds * data["train1.up"]).sum() + loss).backward()
+    assert x.grad is not None
+    assert torch.equal(torch.stack([part.indices for part in parts], dim=1), data["train1.i"].long())
+    close(embeds.detach(), data["train1.q"])
+    once = torch.stack([part.stats["commitment_loss"] for part in parts]).mean()
+    close(loss.detach() - commitment * once, data["train1.loss"])
+    close(x.grad, data["train1.gx"])
+    close(quantizer.embedding.grad, data["train1.grad._codebook.embed"])
+
+
+@pytest.mark.parity("discrete/vqp_rfsq*", lambda config: True)
+def test_residual_fsq(case: Any) -> None:
+    config, data = case.config, case.tensors
+    inner = {"method": "residual_fsq", "levels": config["levels"], "depth": config["num_quantizers"]}
+    projected = "sd.project_in.weight" in data
+    quantizer: Any = (
+        vistok.quantizer("projected", dim=config["dim"], quantizer=inner)
+        if projected
+        else (vistok.quantizer("residual_fsq", levels=config["levels"], depth=config["num_quantizers"]))
+    )
+    if projected:
+        load_projections(quantizer, data, "sd.")
+    out: Quantized = quantizer(data["x"])
+    assert torch.equal(out.indices, data["i"].long())
+    close(out.embeds.detach(), data["q"])
+    close(quantizer.lookup(data["i"].long()).detach(), data["out"])
