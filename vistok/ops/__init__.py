@@ -16,6 +16,7 @@ from .max_sum import MaxSum, max_sum
 from .merge import Merged, merge, unmerge
 from .nearest_code import nearest_code
 from .stable_topk import stable_topk
+from .sub_ids import join_ids, split_ids
 from .transition_score import transition_score
 from .transition_stats import TransitionStats, transition_stats
 
@@ -38,6 +39,7 @@ __all__ = [
     "fsq",
     "fsq_unpack",
     "index_propagation",
+    "join_ids",
     "k_center",
     "lfq",
     "lfq_unpack",
@@ -46,6 +48,7 @@ __all__ = [
     "nearest_code",
     "perplexity",
     "scatter_back",
+    "split_ids",
     "stable_topk",
     "transition_score",
     "transition_stats",
