@@ -49,6 +49,8 @@ def test_samples_are_four_photographs_cropped_to_256_pixels(weights, no_extras, 
     for row in result["images"]:
         assert f"{row['psnr']:.2f}" in text and f"{row['jpeg']['psnr']:.2f}" in text
     assert "by 16,384 tokens, perplexity" in text
+    (book,) = result["codebooks"]
+    assert f"{book['usage']:.1%} by 16,384; {book['dead_codes']:,} codes never" in text
     assert f"{result['means']['bits_per_pixel']:.4f} bits per pixel (raw ids, not entropy-coded)" in text
     assert max(map(len, text.split("bits per pixel")[0].splitlines())) <= 80
 

@@ -44,6 +44,8 @@ def test_numbers_of_a_tokenizer_known_by_hand():
     assert (first.size, first.tokens, first.used, first.usage) == (4, 2, 1, 0.25)
     assert (first.perplexity, first.bits_per_token) == (pytest.approx(1), pytest.approx(0))
     assert (second.used, second.perplexity, second.bits_per_token) == (2, pytest.approx(2), pytest.approx(1))
+    assert (first.dead_codes, first.usage_by_tokens) == (3, [[1, 0.25], [2, 0.25]])
+    assert (second.dead_codes, second.usage_by_tokens) == (6, [[1, 0.125], [2, 0.25]])
 
 
 def test_rows_and_means_are_those_of_the_reconstructions():

@@ -62,6 +62,32 @@ def test_metrics_are_logged_with_every_loss_term(training):
     assert last["loss"] == pytest.approx(total, rel=1e-4)
 
 
+def test_code_use_is_logged_over_all_tokens_since_the_last_row_also_of_a_run_that_was_resumed(training, tmp_path):
+    quantizer = {"method": "vq", "dim": 4, "codebook_size": 500, "kmeans_iterations": 0, "decay": 0.4}
+    settings = TINY | {"patch": 8, "quantizer": quantizer}
+    training = replace(training, settings=settings, log_every=4, save_every=1)
+
+    def stop_at_three(step, values):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    Trainer(training).run()
+    halves = replace(training, out=str(tmp_path / "halves"))
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(halves).run(stop_at_three)
+    Trainer(halves).run()
+    rows, resumed = (
+        [json.loads(line) for line in Path(run.out, "metrics.jsonl").read_text().splitlines()]
+        for run in (training, halves)
+    )
+    names = ("codebook_tokens", "codebook_usage", "codebook_perplexity", "dead_codes", "codebook_restarts")
+    assert [row["codebook_tokens"] for row in rows] == [4 * 2 * 16, 2 * 2 * 16]  # steps, images, tokens
+    assert [[row[name] for name in names] for row in resumed] == [[row[name] for name in names] for row in rows]
+    assert rows[0]["codebook_usage"] > rows[0]["usage"] > 0  # more than in the one batch of the row
+    assert rows[0]["dead_codes"] == round(500 * (1 - rows[0]["codebook_usage"]))
+    assert rows[0]["codebook_restarts"] > 0
+
+
 def test_frozen_parts_keep_their_weights_and_the_others_learn(training):
     trainer = Trainer(replace(training, frozen=["encoder"]))
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}

@@ -119,6 +119,8 @@ def summary_lines(result: Evaluation) -> Iterator[str]:
             f"codebook{of}: {book.used:,} of {book.size:,} codes used ({book.usage:.1%}) by {book.tokens:,} tokens, "
             f"perplexity {book.perplexity:,.1f} = {book.bits_per_token:.2f} bits a token"
         )
+        course = ", ".join(f"{usage:.1%} by {tokens:,}" for tokens, usage in book.usage_by_tokens[-5:])
+        yield f"codebook{of}: used as tokens went by: {course}; {book.dead_codes:,} codes never"
     if first.lite0_distance is not None:
         yield "lite0: cosine distance of EfficientNet-Lite0 features; top-1: whether its class stays the same"
     if result.frechet_lite0 is not None:

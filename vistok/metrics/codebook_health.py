@@ -7,14 +7,13 @@ follows for any t, and of two reports on streams that follow one another that of
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from vistok.ops.code_usage import code_counts, perplexity
 
-_MOST_CODES = 1 << 26
 _NEVER = torch.iinfo(torch.int64).max
 
 
@@ -22,6 +21,7 @@ _NEVER = torch.iinfo(torch.int64).max
 class CodebookHealth:
     """Of one codebook of K codes: counts [K] int64, first_seen [K] int64 (token that used it first), restarts."""
 
+    LARGEST: ClassVar[int] = 1 << 26
     counts: Tensor
     first_seen: Tensor
     restarts: int = 0
@@ -29,9 +29,9 @@ class CodebookHealth:
     @classmethod
     def empty(cls, codebook_size: int) -> Self:
         """Nothing seen yet. Raises: ValueError for a size below 1, or above 2^26 (two int64 for each code)."""
-        if not 1 <= codebook_size <= _MOST_CODES:
+        if not 1 <= codebook_size <= cls.LARGEST:
             raise ValueError(
-                f"CodebookHealth: expected 1..{_MOST_CODES} codes, got {codebook_size}; of larger codebooks look at "
+                f"CodebookHealth: expected 1..{cls.LARGEST} codes, got {codebook_size}; of larger codebooks look at "
                 "the usage and perplexity in a quantizer's stats"
             )
         return cls(torch.zeros(codebook_size, dtype=torch.int64), torch.full((codebook_size,), _NEVER))

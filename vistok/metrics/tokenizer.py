@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vistok.metrics.codebook_health import CodebookHealth
 from vistok.metrics.frechet import frechet_distance
 from vistok.metrics.image_codecs import CodecResult, jpeg_at, webp_at
 from vistok.metrics.reconstruction import psnr, ssim
 from vistok.metrics.round_trip import RoundTrip, evaluating, round_trip
-from vistok.ops import code_counts, perplexity, usage
 from vistok.protocols import Tokenizer
 from vistok.tokens import TokenTensor
 
@@ -75,7 +75,10 @@ class Means:
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How much of one codebook `tokens` ids used. bits_per_token: log2(perplexity), the entropy of single ids."""
+    """How much of one codebook `tokens` ids used. bits_per_token: log2(perplexity), the entropy of single ids.
+
+    usage_by_tokens: [tokens, usage] as they went by, each count twice the one before; dead_codes: never used.
+    """
 
     size: int
     tokens: int
@@ -83,6 +86,8 @@ class CodebookUse:
     usage: float
     perplexity: float
     bits_per_token: float
+    dead_codes: int
+    usage_by_tokens: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def evaluate(tokenizer: Tokenizer, images: Iterable[tuple[str, Tensor]], judges:
     Raises: ValueError if there are no images.
     """
     scores: list[ImageScores] = []
-    counts = [torch.zeros(size, dtype=torch.int64) for size in tokenizer.spec.codebook_sizes]
+    books = [CodebookHealth.empty(size) for size in tokenizer.spec.codebook_sizes]
     seen: list[tuple[Lite0Output, Lite0Output]] = []
     with evaluating(tokenizer):
         for name, image in images:
@@ -114,10 +119,11 @@ def evaluate(tokenizer: Tokenizer, images: Iterable[tuple[str, Tensor]], judges:
             if pair is not None:
                 seen.append(pair)
             scores.append(_score(name, image, trip, judges, pair))
-            counts = [count + new for count, new in zip(counts, _counts(trip.tokens), strict=True)]
+            for book, ids in zip(books, _ids(trip.tokens), strict=True):
+                book.add(ids)
     if not scores:
         raise ValueError("evaluate: expected at least one image, got none")
-    return Evaluation(tokenizer.spec.name, scores, _means(scores), [_use(count) for count in counts], _frechet(seen))
+    return Evaluation(tokenizer.spec.name, scores, _means(scores), [_use(book) for book in books], _frechet(seen))
 
 
 def _score(
@@ -143,24 +149,26 @@ def _score(
     )
 
 
-def _counts(tokens: TokenTensor) -> list[Tensor]:
-    """Occurrences of every id, one [size] int64 per codebook, padding left out."""
+def _ids(tokens: TokenTensor) -> list[Tensor]:
+    """Ids [B, N] of every codebook, -1 for padding."""
     sizes = tokens.spec.codebook_sizes
     if not sizes or tokens.indices is None:
         return []
     ids = tokens.indices.reshape(*tokens.indices.shape[:2], len(sizes))
-    return [code_counts(ids[..., book], size, tokens.mask).cpu() for book, size in enumerate(sizes)]
+    return [column.where(tokens.mask, -1) for column in ids.unbind(-1)]
 
 
-def _use(counts: Tensor) -> CodebookUse:
-    effective = float(perplexity(counts))
+def _use(book: CodebookHealth) -> CodebookUse:
+    report = book.report()
     return CodebookUse(
-        size=len(counts),
-        tokens=int(counts.sum()),
-        used=int((counts > 0).sum()),
-        usage=float(usage(counts)),
-        perplexity=effective,
-        bits_per_token=math.log2(effective),
+        size=report["codes"],
+        tokens=report["tokens"],
+        used=report["codes"] - report["dead_codes"],
+        usage=report["usage"],
+        perplexity=report["perplexity"],
+        bits_per_token=report["bits_per_token"],
+        dead_codes=report["dead_codes"],
+        usage_by_tokens=report["usage_by_tokens"],
     )
 
 

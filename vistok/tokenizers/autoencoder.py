@@ -24,11 +24,12 @@ from vistok.tokens import TokenSpec, TokenTensor
 
 
 class Reconstruction(NamedTuple):
-    """What training needs: images [B, C, H, W] unclamped, loss [] of the bottleneck, stats by name."""
+    """What training needs: images [B, C, H, W] unclamped, loss [] of the bottleneck, stats by name, ids if discrete."""
 
     images: Tensor
     loss: Tensor
     stats: dict[str, Tensor]
+    indices: Tensor | None = None
 
 
 @register
@@ -148,14 +149,16 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin, library_name="vistok", licens
     def forward(self, images: Tensor) -> Reconstruction:
         """images [B, 3, H, W] in [0, 1], sides multiples of `patch` -> what a training step needs."""
         moments = self._moments(images)
+        indices: Tensor | None = None
         if self.quantizer is not None:
             quantized: Quantized = self.quantizer(moments)
-            latents, loss, stats = quantized.embeds, quantized.loss, quantized.stats
+            latents, indices, loss, stats = quantized
         else:
             posterior = Gaussian.from_moments(moments)
             kl = posterior.kl()
             latents, loss, stats = posterior.sample(), self.kl_weight * kl, {"kl": kl.detach()}
-        return Reconstruction(self._pixels(latents.permute(0, 3, 1, 2)).permute(0, 3, 1, 2).float(), loss, stats)
+        pixels = self._pixels(latents.permute(0, 3, 1, 2)).permute(0, 3, 1, 2).float()
+        return Reconstruction(pixels, loss, stats, indices)
 
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Mean and std [D] of raw latents over training images, measured after training a continuous model."""

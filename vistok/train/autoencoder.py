@@ -1,7 +1,7 @@
 """Training of the small autoencoders: a plain torch loop that resumes to the bit.
 
 Every random draw of a step comes from (seed, step): batches from the sampler, noise from torch's generator, which is
-seeded anew each step. So the state is weights, average, optimizer and step, and nothing else.
+seeded anew each step. So the state is weights, average, optimizer, step, and what codes the next log row reports.
 """
 
 import json
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vistok.data.crops import CropSampler
+from vistok.metrics.codebook_health import CodebookHealth, health_of
 from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import export
@@ -92,6 +94,7 @@ class Trainer:
         self.discriminator_optimizer = self._adamw(self.discriminator) if self.discriminator is not None else None
         self.losses: dict[str, tuple[float, Loss]] = make_losses(config.losses)
         self.sampler = CropSampler(config.photos, config.crop, config.scales, config.seed)
+        self.books: list[CodebookHealth] | None = None
         self.step = 0
         self.seconds = 0.0
 
@@ -113,7 +116,9 @@ class Trainer:
                     f"{self.out}: loss is {values['loss']} at step {self.step}; lower learning_rate"
                 )
             if self.step % config.log_every == 0 or self.step == config.steps:
-                metrics = {"step": self.step, "seconds": round(self.seconds, 1), "lr": self.learning_rate(), **values}
+                timing = {"step": self.step, "seconds": round(self.seconds, 1), "lr": self.learning_rate()}
+                metrics = timing | values | _code_use(self.books)
+                self.books = None
                 append_row(self.out / "metrics.jsonl", metrics)
                 if writer is not None:
                     for name, value in metrics.items():
@@ -151,6 +156,8 @@ class Trainer:
         self.step += 1
         with torch.no_grad():
             psnr = -10 * (output.images.clamp(0, 1) - images).square().mean((1, 2, 3)).clamp(min=1e-10).log10().mean()
+        if output.indices is not None:
+            self._see(output.indices.detach(), int(output.stats.get("restarts", 0)))
         values = {"loss": total, "psnr": psnr, "grad_norm": norm, **terms, **output.stats}
         return {name: float(value.detach()) for name, value in values.items()}
 
@@ -174,6 +181,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "books": [vars(book) for book in self.books or []],
         }
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             state["discriminator"] = self.discriminator.state_dict()
@@ -189,9 +197,19 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.books = [CodebookHealth(**book) for book in state.get("books", [])] or None
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _see(self, indices: Tensor, restarts: int) -> None:
+        """Take ids of one step into the report since the last log row; codebooks too large to count have none."""
+        sizes: tuple[int, ...] = self.model.codebook_sizes  # type: ignore[assignment]
+        if max(sizes) > CodebookHealth.LARGEST:
+            return
+        new = health_of(sizes, indices)
+        new[0].restarts = restarts
+        self.books = new if self.books is None else [a.merged(b) for a, b in zip(self.books, new, strict=True)]
 
     def _adamw(self, module: nn.Module) -> torch.optim.AdamW:
         config = self.config
@@ -206,6 +224,20 @@ class Trainer:
         loss.backward()
         self.discriminator_optimizer.step()
         return loss.detach()
+
+
+def _code_use(books: list[CodebookHealth] | None) -> dict[str, float]:
+    """Code use since the last row: tokens of each codebook, means of usage and perplexity, dead codes, restarts."""
+    reports = [book.report(points=0) for book in books or []]
+    if not reports:
+        return {}
+    return {
+        "codebook_tokens": reports[0]["tokens"],
+        "codebook_usage": fmean(report["usage"] for report in reports),
+        "codebook_perplexity": fmean(report["perplexity"] for report in reports),
+        "dead_codes": sum(report["dead_codes"] for report in reports),
+        "codebook_restarts": sum(report["restarts"] for report in reports),
+    }
 
 
 def _tensorboard(out: Path) -> Any:
