@@ -198,3 +198,18 @@ def test_the_fingerprint_follows_every_tensor_name_and_setting(tensors: dict[str
     with torch.no_grad():
         model.bias[0] = torch.nextafter(model.bias[0], torch.tensor(10.0))
     assert fingerprint(model, {"a": 1, "b": 2}) != first
+
+
+def test_a_class_of_old_lightning_that_is_a_key_of_the_file_is_read_over_without_that_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    for part in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
+        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    monkeypatch.setattr(sys.modules[name], "ModelCheckpoint", callback, raising=False)
+    torch.save(
+        {"callbacks": {callback: {"best": 1.0}}, "state_dict": {"weight": torch.ones(2)}}, tmp_path / "last.ckpt"
+    )
+    monkeypatch.undo()
+    assert set(read_tensors(tmp_path / "last.ckpt")) == {"weight"}

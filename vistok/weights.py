@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
 _PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_OLD_LIGHTNING_KEY = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 _SCRIPTS = ("encoder.jit", "decoder.jit")
 
 
@@ -132,14 +133,19 @@ def read_tensors(path: Path, under: Sequence[str] = ()) -> dict[str, Tensor]:
     return tensors
 
 
+class _Mentioned:
+    """Stands for a class of another library that a file names; it has nothing to run."""
+
+
 def _load(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix == ".npz":
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    # Authors save the arguments of their training run beside the weights: a plain record, which is not used.
-    with torch.serialization.safe_globals([Namespace]):
+    # Authors save the arguments of their training run beside the weights, old versions of Lightning a class of theirs as
+    # a key: a plain record and a name, neither of which is used.
+    with torch.serialization.safe_globals([Namespace, (_Mentioned, _OLD_LIGHTNING_KEY)]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
