@@ -1,4 +1,4 @@
-"""The KL autoencoder of latent diffusion (arXiv:2112.10752) with 16 channels of 16x16 pixels, as MAR published it.
+"""The KL autoencoder of latent diffusion (arXiv:2112.10752) of 16x16 pixels a latent, as MAR and VA-VAE published it.
 
 B images, C channels, h and w rows and columns of latents. Keys are the authors'.
 """
@@ -117,15 +117,21 @@ class LdmEncoder(nn.Module):
 
 
 class LdmDecoder(nn.Module):
-    """Latents [B, z_channels, h, w] -> images [B, 3, H, W], not clamped; attention in the middle only."""
+    """Latents [B, z_channels, h, w] -> images [B, 3, H, W], not clamped; attention in the middle.
 
-    def __init__(self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, z_channels: int) -> None:
+    attend: at the level of the latents too.
+    """
+
+    def __init__(
+        self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, z_channels: int, *, attend: bool = False
+    ) -> None:
         super().__init__()
         widths = [ch * factor for factor in ch_mult]
+        last = len(widths) - 1
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
         self.mid = _Middle(widths[-1])
         self.up = nn.ModuleList(
-            _Level(widths[min(i + 1, len(widths) - 1)], width, num_res_blocks, up=i > 0)
+            _Level(widths[min(i + 1, last)], width, num_res_blocks, attend=attend and i == last, up=i > 0)
             for i, width in enumerate(widths)
         )
         self.norm_out = _norm(widths[0])
@@ -150,10 +156,11 @@ class LdmVae(nn.Module):
         num_res_blocks: int = 2,
         decoder_num_res_blocks: int = 3,
         z_channels: int = 16,
+        decoder_attention: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = LdmEncoder(ch, ch_mult, num_res_blocks, z_channels)
-        self.decoder = LdmDecoder(ch, ch_mult, decoder_num_res_blocks, z_channels)
+        self.decoder = LdmDecoder(ch, ch_mult, decoder_num_res_blocks, z_channels, attend=decoder_attention)
         self.quant_conv = nn.Conv2d(2 * z_channels, 2 * z_channels, 1)
         self.post_quant_conv = nn.Conv2d(z_channels, z_channels, 1)
 
