@@ -1,5 +1,6 @@
 """Quantizers against vector-quantize-pytorch's own outputs: ids exact, numbers to 1e-5."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor
 
 import vistok
 from vistok.protocols import Quantized
+
+from .conftest import read
 
 VQ_SETTINGS = {
     "dim": "dim",
@@ -477,3 +480,91 @@ def test_residual_fsq(case: Any) -> None:
     assert torch.equal(out.indices, data["i"].long())
     close(out.embeds.detach(), data["q"])
     close(quantizer.lookup(data["i"].long()).detach(), data["out"])
+
+
+def levels_of(config: dict[str, Any]) -> list[int]:
+    """The levels whose resolution attends: the authors count them from the training resolution."""
+    sides = [config["resolution"] // 2**level for level in range(len(config["ch_mult"]))]
+    return [level for level, side in enumerate(sides) if side in config["attn_resolutions"]]
+
+
+def load_model(model: Any, data: dict[str, Tensor]) -> Any:
+    """The authors' state dict, every key accounted for."""
+    state = {name.removeprefix("sd."): value for name, value in data.items() if name.startswith("sd.")}
+    model.load_state_dict(model.rename_keys(state))
+    return model.eval()
+
+
+def near(actual: Tensor, expected: Tensor) -> None:
+    """The tolerance of convolutional models."""
+    torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=5e-5, atol=5e-5)
+
+
+def check_model(model: Any, data: dict[str, Tensor]) -> None:
+    """Features, ids, codes and pixels in [-1, 1]; then the same through the public interface."""
+    with torch.no_grad():
+        features = model.features(data["x"])
+        near(features, data["h"])
+        quantized: Quantized = model.quantize(rows(features).flatten(1, 2))
+        assert torch.equal(quantized.indices.flatten(), data["indices"].long())
+        near(quantized.embeds, rows(data["z_q"]).flatten(1, 2))
+        near(model.pixels(data["z_q"]), data["recon"])
+        images = (data["x"] + 1) / 2
+        if 0 <= float(images.min()) <= float(images.max()) <= 1:
+            tokens = model.encode(images)
+            assert torch.equal(tokens.indices.flatten(), data["indices"].long())
+        codes = model.quantize.lookup(data["indices"].long().view(len(images), -1))
+        recon = model.pixels(codes.transpose(1, 2).unflatten(2, data["h"].shape[2:]))
+        near(recon, data.get("recon_from_codes", data["recon"]))
+
+
+def ibq_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    sizes = {name: config[name] for name in ("ch", "ch_mult", "num_res_blocks", "z_channels", "codebook_size", "beta")}
+    return sizes | {"dim": config["embed_dim"], "attention_levels": levels_of(config)}
+
+
+@pytest.mark.parity("discrete/ibq_*", lambda config: "ch_mult" in config)
+def test_ibq_model(case: Any) -> None:
+    config, data = case.config, case.tensors
+    model = load_model(vistok.tokenizer("ibq_16384", **ibq_sizes(config), entropy_weight=0.0), data)
+    check_model(model, data)
+    close(model.quantize(rows(data["h"]).flatten(1, 2)).loss.detach(), data["quant_loss"])
+
+
+@pytest.mark.parity("discrete/llamagen_*", lambda config: "ch_mult" in config)
+def test_llamagen_model(case: Any) -> None:
+    config, data = case.config, case.tensors
+    sizes = {name: config[name] for name in ("ch", "ch_mult", "num_res_blocks", "z_channels", "codebook_size")}
+    options = {"beta": config["commit_loss_beta"], "entropy_weight": config["entropy_loss_ratio"]}
+    model = load_model(vistok.tokenizer("llamagen_vq16", **sizes, **options, dim=config["codebook_embed_dim"]), data)
+    check_model(model, data)
+    near(model.quantize.lookup(data["indices"].long()), rows(data["entry"]).flatten(0, 2))
+    out: Quantized = model.quantize.train()(rows(data["h"]).flatten(1, 2))
+    close(out.loss.detach(), data["train.vq_loss"] + data["train.commit_loss"] + data["train.entropy_loss"])
+    # The authors' history of ids starts as zeros, so that code 0 counts as used.
+    used = torch.cat([out.indices.flatten(), torch.zeros(1, dtype=torch.int64)]).unique()
+    close(torch.tensor(len(used) / config["codebook_size"]), data["train.usage"])
+
+
+@pytest.mark.parity("discrete/openmagvit2_*", lambda config: "ch_mult" in config)
+def test_open_magvit2_model(case: Any) -> None:
+    config, data = case.config, case.tensors
+    sizes = {name: config[name] for name in ("ch", "ch_mult", "num_res_blocks")}
+    model = load_model(vistok.tokenizer("open_magvit2_256", **sizes, dim=config["z_channels"]), data)
+    check_model(model, data)
+
+
+@pytest.mark.parity("discrete/taming_vq_on_ibq_*", lambda config: True)
+def test_taming_quantizer_and_decoder_on_the_ibq_model(path: Path, case: Any) -> None:
+    config, data = case.config, case.tensors
+    wanted = ("codebook_size", "embed_dim")
+    models = [read(other) for other in sorted(path.parent.glob("ibq_*")) if "ch_mult" in read(other).config]
+    (network,) = [m for m in models if all(m.config[name] == config[name] for name in wanted)]
+    sizes = ibq_sizes(network.config) | {"beta": config["beta"]}
+    model = load_model(vistok.tokenizer("taming_f16_1024", **sizes, legacy=config["legacy"]), network.tensors)
+    quantized: Quantized = model.quantize(rows(network.tensors["h"]).flatten(1, 2))
+    assert torch.equal(quantized.indices.flatten(), data["indices"].long())
+    near(quantized.embeds.detach(), rows(data["z_q"]).flatten(1, 2))
+    close(quantized.loss.detach(), data["loss_legacy"])
+    with torch.no_grad():
+        near(model.pixels(data["z_q"]), data["recon"])
