@@ -1,5 +1,7 @@
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -208,8 +210,7 @@ def test_a_class_of_old_lightning_that_is_a_key_of_the_file_is_read_over_without
         monkeypatch.setitem(sys.modules, part, ModuleType(part))
     callback = type("ModelCheckpoint", (), {"__module__": name})
     monkeypatch.setattr(sys.modules[name], "ModelCheckpoint", callback, raising=False)
-    torch.save(
-        {"callbacks": {callback: {"best": 1.0}}, "state_dict": {"weight": torch.ones(2)}}, tmp_path / "last.ckpt"
-    )
+    saved = {"callbacks": {callback: {"best": 1.0}}, "state_dict": {"weight": torch.ones(2)}}
+    torch.save(saved, tmp_path / "last.ckpt")
     monkeypatch.undo()
     assert set(read_tensors(tmp_path / "last.ckpt")) == {"weight"}

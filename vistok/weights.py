@@ -143,8 +143,8 @@ def _load(path: Path) -> Any:
     if path.suffix == ".npz":
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    # Authors save the arguments of their training run beside the weights, old versions of Lightning a class of theirs as
-    # a key: a plain record and a name, neither of which is used.
+    # Authors save the arguments of their training run beside the weights, and old versions of Lightning use a class of
+    # theirs as a key: a plain record and a name, neither of which is used.
     with torch.serialization.safe_globals([Namespace, (_Mentioned, _OLD_LIGHTNING_KEY)]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
