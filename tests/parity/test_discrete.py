@@ -459,7 +459,8 @@ def test_vq_with_diversity_and_orthogonal_regulariser(case: Any) -> None:
     assert torch.equal(torch.stack([part.indices for part in parts], dim=1), data["train1.i"].long())
     close(embeds.detach(), data["train1.q"])
     once = torch.stack([part.stats["commitment_loss"] for part in parts]).mean()
-    close(loss.detach() - commitment * once, data["train1.loss"])
+    # The library clamps probabilities at 1e-5 inside its logarithm.
+    torch.testing.assert_close(loss.detach() - commitment * once, data["train1.loss"].reshape(()), rtol=0, atol=1e-4)
     close(x.grad, data["train1.gx"])
     close(quantizer.embedding.grad, data["train1.grad._codebook.embed"])
 

@@ -36,6 +36,7 @@ def test_full_size_checkpoints_of_the_authors_fit(name: str, dim: int, attend: l
     with torch.device("meta"):
         model: Any = vistok.tokenizer(name)
     assert misfits(model, model.rename_keys(theirs)) == []
+    model.load_state_dict(model.rename_keys(theirs))
     del theirs["decoder.mid.attn_1.q.weight"]
     assert misfits(model, model.rename_keys(theirs)) == ["missing decoder.mid.attn_1.q.weight [512, 512, 1, 1]"]
 

@@ -44,6 +44,7 @@ def test_full_size_checkpoints_of_the_authors_fit(name: str, mult: list[int], wi
     with torch.device("meta"):
         model: Any = vistok.tokenizer(name)
     assert misfits(model, model.rename_keys(theirs)) == []
+    model.load_state_dict(model.rename_keys(theirs))
     assert model.patch == 2 ** (len(mult) - 1)
 
 

@@ -156,8 +156,9 @@ class Trainer:
         self.step += 1
         with torch.no_grad():
             psnr = -10 * (output.images.clamp(0, 1) - images).square().mean((1, 2, 3)).clamp(min=1e-10).log10().mean()
-        if output.indices is not None:
-            self._see(output.indices.detach(), int(output.stats.get("restarts", 0)))
+        indices = getattr(output, "indices", None)
+        if indices is not None:
+            self._see(indices.detach(), int(output.stats.get("restarts", 0)))
         values = {"loss": total, "psnr": psnr, "grad_norm": norm, **terms, **output.stats}
         return {name: float(value.detach()) for name, value in values.items()}
 
