@@ -1,6 +1,6 @@
-import sys
 import warnings
 from pathlib import Path
+from sys import modules
 from types import ModuleType
 from typing import Any
 
@@ -207,9 +207,9 @@ def test_a_class_of_old_lightning_that_is_a_key_of_the_file_is_read_over_without
 ) -> None:
     name = "pytorch_lightning.callbacks.model_checkpoint"
     for part in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
-        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+        monkeypatch.setitem(modules, part, ModuleType(part))
     callback = type("ModelCheckpoint", (), {"__module__": name})
-    monkeypatch.setattr(sys.modules[name], "ModelCheckpoint", callback, raising=False)
+    monkeypatch.setattr(modules[name], "ModelCheckpoint", callback, raising=False)
     saved = {"callbacks": {callback: {"best": 1.0}}, "state_dict": {"weight": torch.ones(2)}}
     torch.save(saved, tmp_path / "last.ckpt")
     monkeypatch.undo()

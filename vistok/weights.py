@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
 _PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-_OLD_LIGHTNING_KEY = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 _SCRIPTS = ("encoder.jit", "decoder.jit")
 
 
@@ -134,7 +133,9 @@ def read_tensors(path: Path, under: Sequence[str] = ()) -> dict[str, Tensor]:
 
 
 class _Mentioned:
-    """Stands for a class of another library that a file names; it has nothing to run."""
+    """Stands for a class that files of old Lightning versions name; it has nothing to run."""
+
+    name = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 
 
 def _load(path: Path) -> Any:
@@ -145,7 +146,7 @@ def _load(path: Path) -> Any:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     # Authors save the arguments of their training run beside the weights, and old versions of Lightning use a class of
     # theirs as a key: a plain record and a name, neither of which is used.
-    with torch.serialization.safe_globals([Namespace, (_Mentioned, _OLD_LIGHTNING_KEY)]):
+    with torch.serialization.safe_globals([Namespace, (_Mentioned, _Mentioned.name)]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
