@@ -4,6 +4,7 @@ Beside every parameter `encoder.conv_in.weight` such a file holds `model_ema.enc
 the name without its dots, which the authors' evaluation uses.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -15,8 +16,8 @@ _COUNTERS = {"decay", "num_updates"}
 def averaged_weights(tensors: Mapping[str, Tensor], *, ema: bool) -> dict[str, Tensor]:
     """The model's tensors by their plain names, losses left out: averages if `ema` and the file has them.
 
-    Raises: ValueError naming parameters without an average, averages without a parameter and names that are one
-    without their dots, so that no mixture of the two is ever loaded.
+    Never a mixture: a parameter without an average is left out, and an average without a parameter keeps its own name,
+    so that strict loading names both.
     """
     plain = {n: t for n, t in tensors.items() if not n.startswith(("loss.", _PREFIX))}
     averages = {
@@ -27,12 +28,11 @@ def averaged_weights(tensors: Mapping[str, Tensor], *, ema: bool) -> dict[str, T
     averages = {name: value for name, value in averages.items() if name not in _COUNTERS}
     if not ema or not averages:
         return plain
-    dotless = {name.replace(".", ""): name for name in plain}
-    problems = [f"no average of {name}" for short, name in dotless.items() if short not in averages]
-    problems += [f"average {short} of no parameter" for short in averages if short not in dotless]
-    if len(dotless) != len(plain):
-        problems.append("names that differ in their dots only")
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ValueError(f"averaged weights: expected one for every parameter, got {shown}; ema=False takes the others")
-    return {name: averages[short] for short, name in dotless.items()}
+    # Names that differ in their dots only have one average between them, which is neither's.
+    shared = Counter(_dotless(name) for name in plain)
+    full = {_dotless(name): name for name in plain if shared[_dotless(name)] == 1}
+    return {full.get(short, f"{_PREFIX}{short}"): value for short, value in averages.items()}
+
+
+def _dotless(name: str) -> str:
+    return name.replace(".", "")
