@@ -61,6 +61,13 @@ def test_a_key_that_is_renamed_missing_or_of_another_shape_is_named(tmp_path: Pa
         assert part in str(raised.value)
 
 
+def test_a_file_of_a_whole_janus_is_refused() -> None:
+    model: Any = vistok.tokenizer("llamagen_vq16", **SIZES)
+    whole = {f"gen_vision_model.{name}": value for name, value in meta(tiny_table()).items()}
+    problems = misfits(model, model.rename_keys(whole))
+    assert any(problem.startswith("unexpected gen_vision_model.encoder.conv_in.weight") for problem in problems)
+
+
 def test_the_average_is_read_unless_ema_is_false(tmp_path: Path) -> None:
     files = {"model": drawn(tiny_table()), "ema": drawn(tiny_table(), seed=1)}
     torch.save(files | {"steps": 3}, tmp_path / "vq.pt")

@@ -49,7 +49,12 @@ class LlamaGen(Janus):
         )
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The authors' names to JanusVQVAE's and the codebook's; their history of used codes is left out."""
+        """The authors' names to JanusVQVAE's and the codebook's; their history of used codes is left out.
+
+        Files that hold a whole Janus are not LlamaGen's.
+        """
+        if not any(name.startswith("quantize.") for name in tensors):
+            return dict(tensors)
         return {
             name.replace("quantize.embedding.weight", "quantize.embedding"): value
             for name, value in super().rename_keys(tensors).items()
