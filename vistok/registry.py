@@ -150,8 +150,9 @@ def settings_with(kind: str, config: Config, checkpoint: str | os.PathLike[str])
     """
     from vistok.weights import stored_settings
 
-    stored = stored_settings(checkpoint)
-    rename = getattr(method(kind, config.method), "rename_settings", None)
+    build = method(kind, config.method)
+    stored = stored_settings(checkpoint, build)
+    rename = getattr(build, "rename_settings", None)
     return deep_merge(config.settings, stored if rename is None else rename(stored))
 
 

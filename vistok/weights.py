@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
 _PREFERRED = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_SETTINGS = ("config.json",)
 _SCRIPTS = ("encoder.jit", "decoder.jit")
 
 
-def locate(checkpoint: str | os.PathLike[str]) -> Path:
-    """The local file or folder of a checkpoint.
+def locate(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _PREFERRED) -> Path:
+    """The local file or folder of a checkpoint; of a repository, the first of `preferred` that is there is fetched.
 
     checkpoint: a path; `embedded:name` (shipped with vistok); `hf:owner/name[/folder][@revision]` (fetched once by
     huggingface_hub). A local path always wins. Raises: FileNotFoundError naming what was tried.
@@ -39,57 +40,81 @@ def locate(checkpoint: str | os.PathLike[str]) -> Path:
                 return folder
         raise FileNotFoundError(f"no embedded weights {name!r} in vistok/pretrained; `vistok list` shows what there is")
     if scheme == "hf":
-        from huggingface_hub import snapshot_download
-
-        address, _, revision = name.partition("@")
-        parts = address.split("/", 2)
-        repo, inside = "/".join(parts[:2]), "".join(parts[2:])
-        wanted = ("config.json", *_SCRIPTS, *(f"*{suffix}" for suffix in _FILES))
-        patterns = [f"{inside}/{pattern}" if inside else pattern for pattern in wanted]
-        root = snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
-        return Path(root, inside)
+        return _fetch(name, preferred)
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: expected a file, a folder, embedded:name or "
         "hf:owner/name[/folder][@revision]"
     )
 
 
-def weight_file(checkpoint: str | os.PathLike[str]) -> Path:
-    """The one file that holds a checkpoint's tensors. Raises: FileNotFoundError, ValueError if a folder has several."""
-    path = locate(checkpoint)
+def _fetch(name: str, preferred: Sequence[str]) -> Path:
+    """The local copy of owner/name[/folder][@revision]: its configs and the best of its weights."""
+    from huggingface_hub import snapshot_download
+
+    address, _, revision = name.partition("@")
+    parts = address.split("/", 2)
+    repo, inside = "/".join(parts[:2]), "".join(f"{part}/" for part in parts[2:])
+    # Repositories hold the same weights in several formats, and whole pipelines in folders beside them.
+    other = [f"{inside}*/*"]
+    for weights in [*preferred, *(f"*{suffix}" for suffix in (*_FILES, ".jit"))]:
+        patterns = [f"{inside}*config.json", f"{inside}{weights}"]
+        root = snapshot_download(repo, revision=revision or None, allow_patterns=patterns, ignore_patterns=other)
+        if any(entry.suffix in (*_FILES, ".jit") for entry in Path(root, inside).glob("*")):
+            return Path(root, inside)
+    raise FileNotFoundError(f"hf:{name}: expected weights ({', '.join(_FILES)}) in the repository, found none")
+
+
+def weight_file(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _PREFERRED) -> Path:
+    """The one file that holds a checkpoint's tensors: the first of `preferred` that is there, or the only one.
+
+    Raises: FileNotFoundError; ValueError if a folder has several and none is preferred.
+    """
+    path = locate(checkpoint, preferred)
     if path.is_file():
         return path
     found = sorted(entry for entry in path.iterdir() if entry.suffix in _FILES)
-    preferred = [entry for entry in found if entry.name in _PREFERRED]
-    if len(preferred or found) != 1:
-        raise ValueError(
-            f"{path}: expected model.safetensors or one weight file, got {[entry.name for entry in found]}"
-        )
-    return (preferred or found)[0]
+    for name in preferred:
+        if path / name in found:
+            return path / name
+    if len(found) != 1:
+        raise ValueError(f"{path}: expected {preferred[0]} or one weight file, got {[entry.name for entry in found]}")
+    return found[0]
 
 
-def stored_settings(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings saved beside the weights in config.json, empty if there are none."""
-    path = locate(checkpoint)
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+def stored_settings(checkpoint: str | os.PathLike[str], build: Any = None) -> dict[str, Any]:
+    """The settings saved beside the weights in config.json, empty if there are none.
+
+    build: the method they are for, whose `config_files` are looked for instead, best first.
+    """
+    path = locate(checkpoint, getattr(build, "weight_files", _PREFERRED))
+    folder = path if path.is_dir() else path.parent
+    for name in getattr(build, "config_files", _SETTINGS):
+        if (folder / name).is_file():
+            stored: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            return stored
+    return {}
 
 
 def read_checkpoint(
-    checkpoint: str | os.PathLike[str], *, trust: bool = False, under: Sequence[str] = ()
+    checkpoint: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    under: Sequence[str] = (),
+    preferred: Sequence[str] = _PREFERRED,
 ) -> tuple[Path, dict[str, Tensor]]:
     """Where a checkpoint is, and its tensors by name.
 
     trust: read TorchScript too, a folder with encoder.jit and decoder.jit, for its tensors; nothing of it is called,
     but torch itself makes no promise about scripts of strangers. under: names of nested mappings to enter, as far as
-    they are there. Raises: ValueError for TorchScript without trust, and as `read_tensors`.
+    they are there. preferred: as of `weight_file`. Raises: ValueError for TorchScript without trust, and as
+    `read_tensors`.
     """
-    path = locate(checkpoint)
+    path = locate(checkpoint, preferred)
     scripts = [path / name for name in _SCRIPTS if path.is_dir() and (path / name).is_file()]
     if path.suffix == ".jit":
         scripts = [path]
-    if not scripts or (path.is_dir() and any((path / name).is_file() for name in _PREFERRED)):
-        file = weight_file(path)
+    if not scripts or (path.is_dir() and any((path / name).is_file() for name in preferred)):
+        file = weight_file(path, preferred)
         return file, read_tensors(file, under)
     if not trust:
         raise ValueError(
@@ -153,10 +178,16 @@ def _load(path: Path) -> Any:
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike[str], *, trust: bool = False) -> None:
     """Load a checkpoint into `model`, every key accounted for.
 
-    `model.rename_keys(tensors)` maps foreign layouts, `model.weights_under` names the nested mappings that hold them.
+    `model.rename_keys(tensors)` maps foreign layouts, `model.weights_under` names the nested mappings that hold them,
+    `model.weight_files` which file of a folder that has several is read, best first.
     Raises: ValueError naming missing, unexpected and mis-shaped tensors, and as `read_checkpoint`.
     """
-    path, tensors = read_checkpoint(checkpoint, trust=trust, under=getattr(model, "weights_under", ()))
+    path, tensors = read_checkpoint(
+        checkpoint,
+        trust=trust,
+        under=getattr(model, "weights_under", ()),
+        preferred=getattr(model, "weight_files", _PREFERRED),
+    )
     rename = getattr(model, "rename_keys", None)
     if rename is not None:
         tensors = rename(tensors)
