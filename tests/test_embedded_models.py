@@ -15,7 +15,11 @@ from vistok.metrics.image_codecs import jpeg_at
 from vistok.metrics.reconstruction import psnr
 from vistok.weights import weight_file
 
-NAMES = vistok.list_tokenizers(pretrained=True)
+NAMES = [
+    name
+    for name in vistok.list_tokenizers(pretrained=True)
+    if str(vistok.info("tokenizer", name).weights).startswith("embedded:")
+]
 ENOUGH_DB = {"vq_nano": 26.5, "kl_nano": 31.0}
 
 

@@ -27,3 +27,15 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     # Reflection needs fewer new pixels than there are old ones; tiny images repeat their edge instead.
     mode = "reflect" if down < height and right < width else "replicate"
     return nn.functional.pad(images, (0, right, 0, down), mode=mode)
+
+
+def check_finite(owner: str, values: Tensor, what: str) -> None:
+    """Raise ValueError, beginning with `owner`, naming the items of values [B, ...] that hold an infinity or a NaN."""
+    if torch.compiler.is_compiling():
+        return
+    bad = ~torch.isfinite(values.detach()).flatten(1).all(dim=1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{owner}: expected finite {what}, got others in images {bad.nonzero()[:, 0].tolist()} of the batch; "
+            "compute in bfloat16 or float32"
+        )
