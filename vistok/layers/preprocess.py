@@ -11,13 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize (antialiased bicubic), then centre-crop a `crop` square; None = leave.
+    """Resize (antialiased), then centre-crop a `crop` square; None = leave.
 
     resize: pixels of the shorter side, or (H, W) for both, which does not keep the aspect ratio.
+    interpolation: "bicubic" or "bilinear".
     """
 
     resize: int | Sequence[int] | None = None
     crop: int | None = None
+    interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
         if isinstance(self.resize, Sequence):
@@ -30,6 +32,15 @@ class Preprocess:
                 raise ValueError(
                     f"preprocess: expected {name} to be a number of pixels >= 1{pair} or None, got {given!r}"
                 )
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise ValueError(
+                f"preprocess: expected interpolation to be bicubic or bilinear, got {self.interpolation!r}"
+            )
+
+    def __repr__(self) -> str:
+        # Token stores record this text: it says what is unusual only, so that the usual stays as it was.
+        other = "" if self.interpolation == "bicubic" else f", interpolation={self.interpolation!r}"
+        return f"Preprocess(resize={self.resize!r}, crop={self.crop!r}{other})"
 
     def __call__(self, picture: Any) -> Tensor:
         """A PIL image, uint8 array [H, W, 3] or [H, W], or uint8/float tensor [3, H, W] -> float32 [3, H, W] in [0, 1].
@@ -44,7 +55,8 @@ class Preprocess:
         if self.resize is not None:
             size = self._resized(*image.shape[1:])
             pixels = as_float(image)[None]
-            image = torch.nn.functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+            resized = torch.nn.functional.interpolate(pixels, size=size, mode=self.interpolation, antialias=True)
+            image = resized[0].clamp(0, 1)
         if self.crop is not None:
             height, width = image.shape[1:]
             if min(height, width) < self.crop:

@@ -1,0 +1,85 @@
+"""What vision encoders share as tokenizers: the choice of layers, their pixel statistics, maps of features to tokens.
+
+B images, C channels, h x w cells, P prefix tokens (class, registers), N = P + h w tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vistok.rows import grid_coords
+from vistok.tokens import TokenSpec, TokenTensor
+
+
+def chosen_layers(owner: str, layers: int | Sequence[int], count: int) -> list[int]:
+    """Layers as ids in 0..count-1: the last n for a number, else those named, from the end if negative.
+
+    Raises: ValueError for none, one that is not there, or ids that do not ascend.
+    """
+    if isinstance(layers, int):
+        if not 1 <= layers <= count:
+            raise ValueError(f"{owner}: expected layers to be the last 1..{count}, got {layers}")
+        return list(range(count - layers, count))
+    ids = [layer + count if layer < 0 else layer for layer in layers]
+    if not ids or ids != sorted(set(ids)) or not 0 <= ids[0] <= ids[-1] < count:
+        raise ValueError(f"{owner}: expected layers to ascend within {-count}..{count - 1}, got {list(layers)}")
+    return ids
+
+
+def standardize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """images [B, 3, H, W] in [0, 1] -> (images - mean) / std per channel, float32."""
+    centre, spread = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return (images.float() - centre) / spread
+
+
+def picture_settings(size: Sequence[int], crop_pct: float, mode: str, interpolation: str) -> dict[str, Any]:
+    """Settings of `Preprocess` for weights of input size (H, W), in the words of timm and open_clip.
+
+    mode: "center" or "shortest" (shorter side, then the middle), "squash" (both sides). Raises: ValueError for others.
+    """
+    height, width = size
+    if mode in ("center", "shortest") and height == width:
+        resize: int | list[int] = int(height / crop_pct)
+    elif mode == "squash" and (crop_pct == 1 or height == width):
+        resize = [int(height / crop_pct), int(width / crop_pct)]
+    else:
+        raise ValueError(f"preprocess: expected center, shortest or squash, got {mode!r} to {height}x{width}; state it")
+    cropped = {"crop": height} if crop_pct != 1 or mode != "squash" else {}
+    return {"resize": resize, **cropped, **({} if interpolation == "bicubic" else {"interpolation": interpolation})}
+
+
+def check_fixed_size(owner: str, images: Tensor, size: tuple[int, int] | None) -> None:
+    """Raise ValueError, beginning with `owner`, if the encoder takes images of one size only and these have another."""
+    if size is not None and tuple(images.shape[2:]) != size:
+        raise ValueError(
+            f"{owner}: expected images of {size[0]}x{size[1]} pixels, got {images.shape[2]}x{images.shape[3]}; use "
+            "model.preprocess, or give image_size="
+        )
+
+
+def tokens_of_maps(
+    spec: TokenSpec, maps: Sequence[Tensor], prefix: Sequence[Tensor], padded: Sequence[int]
+) -> TokenTensor:
+    """Layers [B, C, h, w] and their prefixes [B, P, C] -> tokens, layers side by side as channels, prefix first.
+
+    spec: what is known beforehand. padded: (H, W) that the encoder saw. Cells of prefix tokens are (-1, -1).
+    Raises: ValueError if the maps are not of the width and grid that the spec says.
+    """
+    features = torch.cat(list(maps), 1)
+    batch, width, rows, cols = features.shape
+    expected = (padded[0] // spec.patch, padded[1] // spec.patch)
+    if width != spec.dim or (rows, cols) != expected:
+        raise ValueError(
+            f"{spec.name}: expected {spec.dim} channels on {expected[0]}x{expected[1]} cells, got {width} on "
+            f"{rows}x{cols}; its feature_info does not describe these layers"
+        )
+    embeds = features.flatten(2).transpose(1, 2)
+    coords = grid_coords(rows, cols, batch, features.device)
+    if prefix:
+        before = torch.cat(list(prefix), 2)
+        embeds = torch.cat([before, embeds], 1)
+        coords = torch.cat([coords.new_full((batch, before.shape[1], 2), -1), coords], 1)
+    return TokenTensor(spec=replace(spec, grid=(rows, cols)), embeds=embeds, coords=coords)
