@@ -182,6 +182,42 @@ def test_a_checkpoint_that_is_nowhere_is_named() -> None:
         locate("embedded:nothing")
 
 
+def test_a_method_may_prefer_other_files_and_read_other_settings(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    class Foreign(nn.Linear):
+        weight_files = ("theirs.safetensors", "theirs.bin")
+
+        @classmethod
+        def read_settings(cls, folder: Path) -> dict[str, object]:
+            return {"width": len(list(folder.iterdir()))}
+
+    write(tmp_path / "model.safetensors", {"other": torch.zeros(1)})
+    write(tmp_path / "theirs.safetensors", tensors)
+    model = Foreign(2, 3)
+    load_weights(model, tmp_path)
+    torch.testing.assert_close(dict(model.state_dict()), tensors, rtol=0, atol=0)
+    assert stored_settings(tmp_path, Foreign) == {"width": 2} and stored_settings(tmp_path, nn.Linear) == {}
+
+
+def test_a_folder_of_a_repository_on_the_hub_is_a_checkpoint(
+    tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What huggingface_hub leaves behind after a download, which is all that it looks at when it is offline.
+    root = tmp_path / "models--someone--pipeline"
+    snapshot = root / "snapshots" / ("0" * 40)
+    (snapshot / "vae").mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("0" * 40)
+    write(snapshot / "vae" / "theirs.safetensors", tensors)
+    (snapshot / "vae" / "config.json").write_text('{"width": 3}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert locate("hf:someone/pipeline/vae") == snapshot / "vae"
+    assert weight_file("hf:someone/pipeline/vae@main") == snapshot / "vae" / "theirs.safetensors"
+    assert stored_settings("hf:someone/pipeline/vae") == {"width": 3}
+    with pytest.raises(FileNotFoundError, match="hf:someone/pipeline: expected weights"):
+        locate("hf:someone/pipeline")
+
+
 def test_settings_are_read_beside_the_weights(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     path = write(tmp_path / "model.safetensors", tensors)
     assert stored_settings(path) == stored_settings(tmp_path) == {}

@@ -55,10 +55,22 @@ def test_both_sides_given_squash_the_whole_picture() -> None:
     assert squashed(columns).shape == (3, 8, 10)
     torch.testing.assert_close(squashed(columns)[:, :, 3:-3], columns[:, 4:12, 1::4][:, :, 3:-3], rtol=0, atol=0.02)
     assert squashed.crop_box(16, 40) is None
+    assert Preprocess(resize=[8, 8], crop=4).crop_box(40, 80) == (10, 20, 20, 40)
     assert squashed == Preprocess(resize=(8, 10)) and hash(squashed) == hash(Preprocess(resize=(8, 10)))
     for wrong in ([8], [8, 0], [8, 8, 8], "8", 0):
         with pytest.raises(ValueError, match="expected resize"):
             Preprocess(resize=wrong)  # type: ignore[arg-type]
+
+
+def test_bilinear_resizing_is_another_transform_and_says_so() -> None:
+    picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    cubic, linear = Preprocess(resize=8), Preprocess(resize=8, interpolation="bilinear")
+    expected = torch.nn.functional.interpolate(picture[None], size=(8, 8), mode="bilinear", antialias=True)[0]
+    assert linear(picture).equal(expected) and not cubic(picture).allclose(expected, atol=1e-3)
+    assert str(cubic) == "Preprocess(resize=8, crop=None)"
+    assert str(linear) == "Preprocess(resize=8, crop=None, interpolation='bilinear')"
+    with pytest.raises(ValueError, match="interpolation to be bicubic or bilinear, got 'lanczos'"):
+        Preprocess(interpolation="lanczos")
 
 
 def test_resizing_stays_in_range_and_keeps_the_mean(photograph: torch.Tensor) -> None:

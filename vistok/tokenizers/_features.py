@@ -3,12 +3,13 @@
 B images, C channels, h x w cells, P prefix tokens (class, registers), N = P + h w tokens.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistok.rows import grid_coords
 from vistok.tokens import TokenSpec, TokenTensor
@@ -38,17 +39,25 @@ def standardize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 def picture_settings(size: Sequence[int], crop_pct: float, mode: str, interpolation: str) -> dict[str, Any]:
     """Settings of `Preprocess` for weights of input size (H, W), in the words of timm and open_clip.
 
-    mode: "center" or "shortest" (shorter side, then the middle), "squash" (both sides). Raises: ValueError for others.
+    mode: "center" or "shortest" (shorter side, then the middle), "squash" (both sides, as for every rectangle).
+    Raises: ValueError for other modes.
     """
     height, width = size
-    if mode in ("center", "shortest") and height == width:
-        resize: int | list[int] = int(height / crop_pct)
-    elif mode == "squash" and (crop_pct == 1 or height == width):
-        resize = [int(height / crop_pct), int(width / crop_pct)]
-    else:
-        raise ValueError(f"preprocess: expected center, shortest or squash, got {mode!r} to {height}x{width}; state it")
-    cropped = {"crop": height} if crop_pct != 1 or mode != "squash" else {}
-    return {"resize": resize, **cropped, **({} if interpolation == "bicubic" else {"interpolation": interpolation})}
+    if mode not in ("center", "shortest", "squash"):
+        raise ValueError(f"preprocess: expected a mode of center, shortest or squash, got {mode!r}; state preprocess=")
+    how = {} if interpolation == "bicubic" else {"interpolation": interpolation}
+    if height != width:
+        return {"resize": [height, width], **how}
+    larger = int(height / crop_pct)
+    return {"resize": [larger, larger] if mode == "squash" else larger, "crop": height, **how}
+
+
+def by_timm(tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Weights of `net` as timm reads them: authors' names to its own, position tables resampled to the net's size."""
+    read: Callable[..., dict[str, Tensor]] | None = getattr(
+        sys.modules[type(net).__module__], "checkpoint_filter_fn", None
+    )
+    return dict(tensors) if read is None else read(dict(tensors), net)
 
 
 def check_fixed_size(owner: str, images: Tensor, size: tuple[int, int] | None) -> None:

@@ -20,6 +20,7 @@ from vistok.layers.image_checks import check_finite, check_images
 from vistok.layers.preprocess import Preprocess
 from vistok.registry import register
 from vistok.tokenizers._features import (
+    by_timm,
     check_fixed_size,
     chosen_layers,
     picture_settings,
@@ -146,6 +147,10 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
             )
         theirs = dict(tensors)
         resize_pos_embed(theirs, _Whole(self.net))
+        if hasattr(self.net, "trunk"):
+            inside = "visual.trunk."
+            trunk = {name.removeprefix(inside): theirs.pop(name) for name in list(theirs) if name.startswith(inside)}
+            theirs |= {f"{inside}{name}": value for name, value in by_timm(trunk, self.net.trunk).items()}
         return {
             f"net.{name.removeprefix('visual.')}" if name.startswith("visual.") else name: value
             for name, value in theirs.items()

@@ -5,9 +5,9 @@ maps of the chosen layers, side by side as channels. Class and register tokens c
 B images, N tokens, D = channels of all chosen layers together.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from vistok.layers.image_checks import check_finite, check_images, pad_to_multip
 from vistok.layers.preprocess import Preprocess
 from vistok.registry import register
 from vistok.tokenizers._features import (
+    by_timm,
     check_fixed_size,
     chosen_layers,
     picture_settings,
@@ -130,8 +131,7 @@ class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
                 f"{self.name}: expected to know which mean and std the weights of {self.architecture!r} were trained "
                 "with; give mean= and std=, an architecture with its tag, or a folder with timm's config.json"
             )
-        filtered = getattr(sys.modules[type(self.net).__module__], "checkpoint_filter_fn", None)
-        theirs = dict(tensors) if filtered is None else filtered(dict(tensors), self.net)
+        theirs = by_timm(tensors, self.net)
         heads = self.net.pretrained_cfg.get("classifier") or ()
         dropped = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
         return {f"net.{name}": value for name, value in theirs.items() if not name.startswith(dropped)}
@@ -176,10 +176,8 @@ class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
 def _create(name: str, size: Sequence[int] | None, arguments: dict[str, Any]) -> tuple[Any, tuple[int, int] | None]:
     """The model without a head, and the one size of images that it takes, or None."""
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name.partition('.')[0].partition('_')[0]}*")[:8]
-        raise ValueError(
-            f"timm_backbone: timm has no architecture {name!r}; did you mean {', '.join(close) or 'another'}?"
-        )
+        close = get_close_matches(name.partition(".")[0], timm.list_models(), cutoff=0.5)
+        raise ValueError(f"timm_backbone: timm has no {name!r}; did you mean {', '.join(close) or 'another'}?")
     arguments = {"num_classes": 0, **arguments}
     if size is not None:
         fixed = (int(size[0]), int(size[1]))
