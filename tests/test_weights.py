@@ -182,20 +182,21 @@ def test_a_checkpoint_that_is_nowhere_is_named() -> None:
         locate("embedded:nothing")
 
 
-def test_a_method_may_prefer_other_files_and_read_other_settings(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+def test_a_method_may_prefer_other_files_for_weights_and_settings(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     class Foreign(nn.Linear):
         weight_files = ("theirs.safetensors", "theirs.bin")
 
-        @classmethod
-        def read_settings(cls, folder: Path) -> dict[str, object]:
-            return {"width": len(list(folder.iterdir()))}
+        config_files = ("theirs.json", "config.json")
 
     write(tmp_path / "model.safetensors", {"other": torch.zeros(1)})
     write(tmp_path / "theirs.safetensors", tensors)
     model = Foreign(2, 3)
     load_weights(model, tmp_path)
     torch.testing.assert_close(dict(model.state_dict()), tensors, rtol=0, atol=0)
-    assert stored_settings(tmp_path, Foreign) == {"width": 2} and stored_settings(tmp_path, nn.Linear) == {}
+    (tmp_path / "config.json").write_text('{"width": 3}')
+    assert stored_settings(tmp_path, Foreign) == stored_settings(tmp_path) == {"width": 3}
+    (tmp_path / "theirs.json").write_text('{"width": 4}')
+    assert stored_settings(tmp_path, Foreign) == {"width": 4} and stored_settings(tmp_path) == {"width": 3}
 
 
 def test_a_folder_of_a_repository_on_the_hub_is_a_checkpoint(

@@ -26,7 +26,9 @@ def list_names(kind: str = "all", pattern: str = "*") -> int:
     for each in kinds:
         for name in names(each, pattern):
             config = info(each, name)
-            table.add_row(name, each, config.method, config.weights or "-", config.summary)
+            # Of a place on the hub the owner only: `vistok info` has the whole, and lines have 240 columns.
+            weights = (config.weights or "-").partition("/")[0]
+            table.add_row(name, each, config.method, weights, config.summary)
     if not table.row_count:
         print(f"no name of kind {kind} matches {pattern!r}", file=sys.stderr)
         return 1

@@ -8,7 +8,6 @@ What is odd about a class stands in `FAMILIES`. B images, h x w latents of C cha
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -24,7 +23,6 @@ from vistok.registry import register
 from vistok.rows import grid_coords
 from vistok.tokenizers._diffusers_families import FAMILIES, build, stride
 from vistok.tokens import TokenSpec, TokenTensor
-from vistok.weights import read_config
 
 
 @register
@@ -214,9 +212,8 @@ class DiffusersVae(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
         return {f"net.{name}": value for name, value in tensors.items()} | ours
 
     @classmethod
-    def read_settings(cls, folder: Path) -> dict[str, Any]:
-        """Settings from config.json, ours or diffusers' own."""
-        stored = read_config(folder)
+    def rename_settings(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """diffusers' config to our settings; ours as they are."""
         if "_class_name" not in stored:
             return stored
         config = {name: value for name, value in stored.items() if not name.startswith("_")}

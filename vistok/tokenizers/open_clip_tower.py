@@ -5,8 +5,6 @@ B images, N tokens, D = channels of all chosen layers together.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
 
 import open_clip
@@ -28,7 +26,6 @@ from vistok.tokenizers._features import (
     tokens_of_maps,
 )
 from vistok.tokens import TokenSpec, TokenTensor
-from vistok.weights import read_config
 
 # Only the image tower is wanted, but open_clip builds it as part of a whole.
 _LEAST_TEXT = {"context_length": 1, "vocab_size": 2, "width": 2, "heads": 1, "layers": 1}
@@ -42,6 +39,7 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
 
     cannot: frozenset[str] = frozenset({"budget", "decode", "backward", "fullgraph", "any_size"})
     weight_files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+    config_files = ("open_clip_config.json", "config.json")
 
     def __init__(
         self,
@@ -127,7 +125,7 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
         tokens = tokens_of_maps(self.spec, found["image_intermediates"], prefix, self.image_size)
         assert tokens.embeds is not None
         check_finite(self.name, tokens.embeds, f"features from {self.dtype}")
-        return replace(tokens, spec=replace(tokens.spec, image_size=(images.shape[2], images.shape[3])))
+        return tokens
 
     def decode(self, tokens: TokenTensor) -> Tensor:
         """Raises: NotImplementedError, features have no way back to pixels."""
@@ -158,11 +156,10 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
         }
 
     @classmethod
-    def read_settings(cls, folder: Path) -> dict[str, Any]:
-        """Settings from config.json of ours, or open_clip_config.json."""
-        stored = read_config(folder, "open_clip_config.json")
+    def rename_settings(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """open_clip's config to our settings; ours as they are."""
         if "model_cfg" not in stored:
-            return read_config(folder)
+            return stored
         model, pictures = stored["model_cfg"], stored.get("preprocess_cfg", {})
         settings: dict[str, Any] = {"architecture": None, "model": model}
         if "mean" in pictures and "std" in pictures:

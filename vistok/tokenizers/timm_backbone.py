@@ -8,7 +8,6 @@ B images, N tokens, D = channels of all chosen layers together.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Self
 
 import timm
@@ -28,7 +27,6 @@ from vistok.tokenizers._features import (
     tokens_of_maps,
 )
 from vistok.tokens import TokenSpec, TokenTensor
-from vistok.weights import read_config
 
 # Their layers cannot be had behind the final norm.
 _WITHOUT_NORM = {"Hiera", "HieraDet"}
@@ -137,9 +135,8 @@ class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
         return {f"net.{name}": value for name, value in theirs.items() if not name.startswith(dropped)}
 
     @classmethod
-    def read_settings(cls, folder: Path) -> dict[str, Any]:
-        """Settings from config.json, ours or timm's."""
-        stored = read_config(folder)
+    def rename_settings(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """timm's config to our settings; ours as they are."""
         if "pretrained_cfg" not in stored:
             return stored
         known = stored["pretrained_cfg"]
