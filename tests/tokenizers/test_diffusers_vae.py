@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -42,9 +41,9 @@ TINY: dict[str, dict[str, Any]] = {
         "num_encoder_blocks": [1, 1, 1], "num_decoder_blocks": [1, 1, 1],
     },
     "AutoencoderRAE": {
-        "encoder_hidden_size": 64, "encoder_patch_size": 4, "encoder_num_hidden_layers": 1, "decoder_hidden_size": 16,
+        "encoder_hidden_size": 64, "encoder_patch_size": 14, "encoder_num_hidden_layers": 1, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 16,
-        "patch_size": 8, "encoder_input_size": 16,
+        "patch_size": 8, "encoder_input_size": 56,
     },
     "AutoencoderKLFlux2": {**CONVS, "latent_channels": 4, "layers_per_block": 1},
     "AutoencoderKLHunyuanImage": {
@@ -63,6 +62,10 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 STRIDES = dict.fromkeys(TINY, 4) | {"AutoencoderRAE": 8, "AutoencoderKLCosmos": 8}
+
+
+SLOW = pytest.mark.slow
+SIZES = [(60, 68), pytest.param((64, 64), marks=SLOW), pytest.param((257, 129), marks=SLOW)]
 
 
 def build(kind: str, **settings: Any) -> DiffusersVae:
@@ -96,7 +99,7 @@ def test_every_class_of_the_table_is_tested() -> None:
     assert set(TINY) == set(FAMILIES)
 
 
-@pytest.mark.parametrize("size", [(60, 68), (64, 64), pytest.param((257, 129), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", TINY)
 def test_an_image_comes_back_in_its_size(kind: str, size: tuple[int, int], models: dict[str, DiffusersVae]) -> None:
     model, images = models[kind], images_of(1, 3, *size)
@@ -107,7 +110,6 @@ def test_an_image_comes_back_in_its_size(kind: str, size: tuple[int, int], model
     assert step == STRIDES[kind] * (2 if kind == "AutoencoderKLFlux2" else 1)
     back = model.decode(tokens)
     assert back.shape == images.shape and back.min() >= 0 and back.max() <= 1
-    assert model.decode(model.encode(images)).equal(back)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -142,8 +144,6 @@ def test_a_folder_that_diffusers_saved_loads_by_its_path(kind: str, tmp_path: Pa
     loaded: Any = vistok.tokenizer("diffusers_vae", checkpoint=tmp_path)
     ours, theirs = model.net.state_dict(), loaded.net.state_dict()
     assert ours.keys() == theirs.keys() and all(value.equal(theirs[name]) for name, value in ours.items())
-    again = getattr(diffusers, kind).from_pretrained(tmp_path)
-    assert all(value.equal(theirs[name]) for name, value in again.state_dict().items())
     if kind == "AutoencoderKLFlux2":
         torch.testing.assert_close(loaded.normalizer.mean, model.net.bn.running_mean)
         torch.testing.assert_close(loaded.normalizer.std, torch.full((16,), 4.0001).sqrt())
@@ -312,6 +312,9 @@ def test_float16_keeps_float32_where_the_config_asks_for_it() -> None:
         assert half.decode(tokens).equal(exact.decode(tokens))
     free = build("AutoencoderKL", vae={"force_upcast": False}).to(torch.float16)
     assert free.dtype == torch.float16
+    free = build("AutoencoderKL", vae={"force_upcast": False})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not embeds_of(free, images).equal(embeds_of(exact, images))
 
 
 def test_an_overflow_is_named_by_image_and_has_a_remedy() -> None:

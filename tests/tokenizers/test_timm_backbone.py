@@ -49,7 +49,9 @@ def models() -> dict[str, TimmBackbone]:
     return {name: build(name) for name in MODELS}
 
 
-@pytest.mark.parametrize("size", [(64, 64), (60, 68), (33, 100)])
+@pytest.mark.parametrize(
+    "size", [(60, 68), pytest.param((64, 64), marks=pytest.mark.slow), pytest.param((33, 100), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_images_of_any_size_give_a_grid_rounded_up(
     name: str, size: tuple[int, int], models: dict[str, TimmBackbone]

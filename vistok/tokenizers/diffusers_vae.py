@@ -7,7 +7,7 @@ What is odd about a class stands in `FAMILIES`. B images, h x w latents of C cha
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -275,8 +275,8 @@ class DiffusersVae(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
             if max(sides) <= tile:
                 self.net.disable_tiling()
         try:
-            upcast = bool(self.net.config.get("force_upcast"))
-            with torch.autocast(self.normalizer.mean.device.type, enabled=not upcast and torch.is_autocast_enabled()):
+            exact = self.net.config.get("force_upcast") and self.dtype == torch.float32
+            with torch.autocast(self.normalizer.mean.device.type, enabled=False) if exact else nullcontext():
                 yield
         finally:
             if tile is not None:
