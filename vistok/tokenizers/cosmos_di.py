@@ -111,8 +111,42 @@ class _Decoder(nn.Module):
         return inverse_haar(self.conv_out(nn.functional.silu(self.norm_out(x))), self.haar_levels)
 
 
+class CosmosNets(GridVq):
+    """The networks on both sides of the tokens, the same for codes (DI) and for vectors (CI)."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        patch: int,
+        dim: int,
+        codebook_sizes: tuple[int, ...],
+        widths: Sequence[int],
+        blocks: int,
+        z_channels: int,
+        haar_levels: int,
+        preprocess: dict[str, Any] | None,
+    ) -> None:
+        """Raises: ValueError if patch is no power of two, or of more halvings than there are levels of the network."""
+        halvings = patch.bit_length() - 1 - haar_levels
+        if patch != 1 << (patch.bit_length() - 1) or not 0 <= halvings < len(widths):
+            raise ValueError(
+                f"{name}: expected patch to be a power of two from {2**haar_levels} to "
+                f"{2 ** (haar_levels + len(widths) - 1)}, got {patch}"
+            )
+        super().__init__(name, patch=patch, dim=dim, codebook_sizes=codebook_sizes, preprocess=preprocess)
+        self.encoder = _Encoder(widths, blocks, z_channels, haar_levels, halvings)
+        self.quant_conv = nn.Conv2d(z_channels, dim, 1)
+        self.post_quant_conv = nn.Conv2d(dim, z_channels, 1)
+        self.decoder = _Decoder(widths, blocks, z_channels, haar_levels, halvings)
+
+    def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' scripts without the constants of the transform and of FSQ."""
+        return {name: value for name, value in tensors.items() if not name.endswith(_CONSTANTS)}
+
+
 @register
-class CosmosDI(GridVq):
+class CosmosDI(CosmosNets):
     """Finite scalar quantization of convolutional features over wavelets."""
 
     def __init__(
@@ -131,27 +165,16 @@ class CosmosDI(GridVq):
 
         Raises: ValueError if patch is no power of two, or of more halvings than there are levels of the network.
         """
-        halvings = patch.bit_length() - 1 - haar_levels
-        if patch != 1 << (patch.bit_length() - 1) or not 0 <= halvings <= len(ch_mult):
-            raise ValueError(
-                f"cosmos_di: expected patch to be a power of two from {2**haar_levels} to "
-                f"{2 ** (haar_levels + len(ch_mult))}, got {patch}"
-            )
         quantizer: Any = create("quantizer", "fsq", levels=levels)
         super().__init__(
             "cosmos_di",
             patch=patch,
             dim=quantizer.dim,
             codebook_sizes=quantizer.codebook_sizes,
+            widths=[ch * factor for factor in (1, *ch_mult)],
+            blocks=num_res_blocks,
+            z_channels=z_channels,
+            haar_levels=haar_levels,
             preprocess=preprocess,
         )
-        widths = [ch * factor for factor in (1, *ch_mult)]
-        self.encoder = _Encoder(widths, num_res_blocks, z_channels, haar_levels, halvings)
-        self.quant_conv = nn.Conv2d(z_channels, quantizer.dim, 1)
         self.quantize = quantizer
-        self.post_quant_conv = nn.Conv2d(quantizer.dim, z_channels, 1)
-        self.decoder = _Decoder(widths, num_res_blocks, z_channels, haar_levels, halvings)
-
-    def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The authors' scripts without the constants of the transform and of FSQ."""
-        return {name: value for name, value in tensors.items() if not name.endswith(_CONSTANTS)}
