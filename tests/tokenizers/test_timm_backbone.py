@@ -223,3 +223,11 @@ def test_the_published_architecture_builds_in_full_size(name: str) -> None:
         model: Any = vistok.tokenizer(name)
     summary = vistok.info("tokenizer", name).summary
     assert f"{model.patch}x{model.patch} pixels" in summary and f"{model.dim} features" in summary or name == model.name
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    torch.save({"blocks.0.attn.qkv.weight": torch.zeros(4, 4)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"missing net\.stem.*"):
+        vistok.tokenizer(
+            "convnext_tiny", model=MODELS["convnext_tiny.fb_in22k_ft_in1k"], checkpoint=tmp_path / "other.pt"
+        )

@@ -1,5 +1,6 @@
 """Which preset a checkpoint of others belongs to: the one whose network has exactly its tensors, by name and shape."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,8 +38,11 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
             under = tuple(getattr(model, "weights_under", ()))
             if under not in tensors:
                 tensors[under] = _without_values(checkpoint, trust, under, unreadable)
-            rename = getattr(model, "rename_keys", dict)
-            problems[name] = misfits(model, rename(tensors[under]))
+            try:
+                renamed = getattr(model, "rename_keys", dict)(tensors[under])
+            except ValueError:  # what the method knows of its weights is not there
+                continue
+            problems[name] = misfits(model, renamed)
         fitting = [name for name, found in problems.items() if not found]
         if len(fitting) == 1:
             return fitting[0]
@@ -70,9 +74,19 @@ def _without_values(
 def _network(config: Config, checkpoint: str | None, settings: dict[str, Any]) -> nn.Module | None:
     """A preset's network on the meta device; None where settings are those of another method."""
     try:
+        if checkpoint is None and not settings:
+            return _preset_network(config.name)
         own = config.settings if checkpoint is None else settings_with("tokenizer", config, checkpoint)
         with torch.device("meta"):
             built: nn.Module = create("tokenizer", config.name, **deep_merge(own, settings))
     except (TypeError, ValueError):
         return None
+    return built
+
+
+@cache
+def _preset_network(name: str) -> nn.Module:
+    """A preset as it is, on the meta device; kept, as all presets together take seconds to build."""
+    with torch.device("meta"):
+        built: nn.Module = create("tokenizer", name)
     return built

@@ -53,11 +53,19 @@ def picture_settings(size: Sequence[int], crop_pct: float, mode: str, interpolat
 
 
 def by_timm(tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Weights of `net` as timm reads them: authors' names to its own, position tables resampled to the net's size."""
+    """Weights of `net` as timm reads them: authors' names to its own, position tables resampled to the net's size.
+
+    Weights that timm cannot make sense of come back as they are: strict loading then names what does not fit.
+    """
     read: Callable[..., dict[str, Tensor]] | None = getattr(
         sys.modules[type(net).__module__], "checkpoint_filter_fn", None
     )
-    return dict(tensors) if read is None else read(dict(tensors), net)
+    if read is None:
+        return dict(tensors)
+    try:
+        return read(dict(tensors), net)
+    except (AttributeError, IndexError, KeyError, RuntimeError, ValueError):
+        return dict(tensors)
 
 
 def check_fixed_size(owner: str, images: Tensor, size: tuple[int, int] | None) -> None:
