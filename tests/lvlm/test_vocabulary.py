@@ -30,7 +30,7 @@ def maps(draw: st.DrawFn) -> VocabMap:
 @settings(max_examples=60, deadline=None)
 @given(maps(), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3), st.data())
 def test_images_come_back_from_among_any_text(vocabulary, height, width, images, data):
-    text = [number for number in range(600, 605)]
+    text = list(range(600, 605))
     shape = (height, width) if vocabulary.row_end is not None else (height * width,)
     drawn = st.integers(0, len(vocabulary) - 1)
     pictures, ids = [], [600]

@@ -123,10 +123,17 @@ def attach(
         _restore_tokenizer(tokenizer, before)
         raise
     maps = {family.name: VocabMap.of(tokenizer, family) for family in families}
+    attachment = Attachment(
+        tuple(families), ids, maps, new, (tokens, len(tokenizer)), (rows, target), Undo(before, spare)
+    )
     draw = generator if generator is not None else torch.Generator().manual_seed(0)
-    for matrix in matrices(model).values():
-        _start_rows(matrix, min(tokens, rows), rows, set(new), families, maps, start, draw)
-    return Attachment(tuple(families), ids, maps, new, (tokens, len(tokenizer)), (rows, target), Undo(before, spare))
+    try:
+        for matrix in matrices(model).values():
+            _start_rows(matrix, attachment, start, draw)
+    except BaseException:
+        detach(tokenizer, model, attachment)
+        raise
+    return attachment
 
 
 @torch.no_grad()
@@ -185,22 +192,19 @@ def _missing(known: Mapping[str, int], families: Sequence[TokenFamily]) -> list[
 
 def _start_rows(
     matrix: nn.Parameter,
-    learned: int,
-    rows: int,
-    new: set[int],
-    families: Sequence[TokenFamily],
-    maps: Mapping[str, VocabMap],
+    attachment: Attachment,
     start: RowStart | Mapping[str, RowStart] | None,
     generator: torch.Generator,
 ) -> None:
-    """Write the rows of new ids, from the first `learned` ones; rows that are nobody's yet get the mean."""
-    old = matrix[:learned].detach().float()
+    """Write the rows of new ids; rows that the matrix got and that are nobody's yet take the mean."""
+    rows, maps, new = attachment.rows[0], attachment.maps, set(attachment.new)
+    # Spare rows behind the tokenizer's length may hold anything, so they say nothing about learned ones.
+    old = matrix[: min(attachment.tokens[0], rows)].detach().float()
     table = old if old.ndim == 2 else old[:, None]
     values = matrix.data if matrix.ndim == 2 else matrix.data[:, None]
     centre = mean()
-    if len(matrix) > rows:
-        values[rows:] = table.mean(0).to(values)
-    for family in families:
+    values[rows:] = table.mean(0).to(values)
+    for family in attachment.families:
         codes = torch.tensor(maps[family.name].codes, dtype=torch.int64)
         marked = [maps[family.name].begin, maps[family.name].end]
         single = [i for i in (maps[family.name].row_end, maps[family.name].size_end) if i is not None]

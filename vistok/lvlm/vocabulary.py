@@ -83,12 +83,12 @@ class VocabMap:
     def of(cls, tokenizer: Any, family: TokenFamily) -> Self:
         """The ids that a Hugging Face tokenizer has for a family. Raises: ValueError naming strings it lacks."""
         known: dict[str, int] = tokenizer.get_vocab()
-        wanted = (*family.strings, *family.markers)
+        wanted = tuple(dict.fromkeys((*family.strings, *family.markers)))
         missing = [string for string in wanted if string not in known]
         if missing:
             raise ValueError(
                 f"family {family.name!r}: expected a tokenizer that knows all its strings, {len(missing)} of "
-                f"{len(set(wanted))} are missing, the first {missing[0]!r}; vistok.lvlm.new_rows.attach adds them"
+                f"{len(wanted)} are missing, the first {missing[0]!r}; vistok.lvlm.new_rows.attach adds them"
             )
         ids = tuple(known[string] for string in family.codes)
         follow = range(ids[0], ids[0] + len(ids))
