@@ -44,7 +44,8 @@ def drawing(
 
     def draw(logits: Tensor) -> Tensor:
         chances = (logits[:, allowed].float() / temperature).softmax(-1)
-        return allowed[torch.multinomial(chances, 1, generator=generator)[:, 0]]
+        places = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        return torch.index_select(allowed, 0, places)
 
     drawn: Tensor = vocabulary.to_codes(_continue(model, prompt, codes.shape[1], draw))
     return drawn
