@@ -22,12 +22,12 @@ class PatchCodes:
     @classmethod
     def learn(cls, images: Tensor, codes: int, patch: int, *, rounds: int = 60, batch: int = 128, seed: int = 0) -> Any:
         """From images [S, 3, side, side] in [0, 1]: k-means on one batch, then averages over `rounds` more."""
-        quantizer: Any = create("quantizer", "vq", dim=3 * patch**2, codebook_size=codes)
-        made = cls(quantizer, images.shape[-1], patch)
-        quantizer.train()
         draw = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)  # the quantizer draws its start from torch's own generator
+            quantizer: Any = create("quantizer", "vq", dim=3 * patch**2, codebook_size=codes)
+            made = cls(quantizer, images.shape[-1], patch)
+            quantizer.train()
             for _ in range(rounds):
                 chosen = torch.randint(len(images), (batch,), generator=draw)
                 quantizer(made.patches(images[chosen]).flatten(0, 1))
