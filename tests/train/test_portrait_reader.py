@@ -15,6 +15,7 @@ def test_colours_of_flat_pictures_are_learnt_in_a_few_steps():
     colors = {"red": (1.0, 0, 0), "green": (0, 1.0, 0)}
     captions = [f"a small plain {name} circle" for name in colors] * 8
     flat = torch.tensor([colors[caption.split()[3]] for caption in captions])
+    flat = torch.tensor([colors[caption.split()[3]] for caption in captions])
     images = flat[:, :, None, None].expand(-1, 3, 32, 32)
     reader = PortraitReader.learn(images, captions, steps=15, batch=16)
     assert reader.accuracy(images, captions) == dict.fromkeys(ATTRIBUTES, 1.0)
