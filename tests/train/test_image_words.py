@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 @pytest.fixture
 def training(tmp_path):
     return Training(
-        out=str(tmp_path / "run"), model={"width": 16, "layers": 1, "heads": 2}, patch=16, codes=8, pictures=12,
+        out=str(tmp_path / "run"),
+        model={"width": 16, "layers": 1, "heads": 2}, patch=32, codes=8, codebook_rounds=1, pictures=12,
         held_out=4, base_steps=2, steps=5, batch=2, rank=2, reader_steps=1, save_every=1, log_every=1, warmup=1,
     )  # fmt: skip
 
@@ -31,7 +32,7 @@ def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.trained.parameters()])
 
 
-@pytest.mark.parametrize("stop", [1, 2, 4])
+@pytest.mark.parametrize("stop", [1, 4])
 def test_a_run_that_was_interrupted_in_either_stage_ends_with_the_same_bits(training, tmp_path, stop):
     whole = Trainer(replace(training, out=str(tmp_path / "whole")))
     whole.run()
@@ -58,7 +59,8 @@ def test_the_base_model_is_frozen_in_the_second_stage_and_its_old_rows_with_it(t
         now = matrices(trainer.model)[matrix]
         assert torch.equal(now[:words], trainer.base[name])
         assert len(now) == 128
-    assert not torch.equal(trainer.model.model.layers[0].mlp.up_proj.weight, trainer.base["model.layers.0.mlp.up_proj.weight"])  # fmt: skip
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(trainer.model.get_parameter(name), trainer.base[name])
 
 
 def test_what_it_writes_is_a_plain_model_that_names_as_the_trained_one_did(training):

@@ -42,30 +42,33 @@ _CAPTIONS_FROM = 1_000_000  # the first seed of scenes that the base model reads
 class Training:
     """One run. model: sizes of the language model. base_steps: on captions alone; steps: those of base_steps included.
 
-    side, patch: pixels; codes: of the visual vocabulary. pictures: to learn from; held_out: to judge by. start: of new
-    rows, one of `image_word_starts.STARTS`; anchors: words for each code if that is "omp". rank: of LoRA. mask_first:
-    learn only what comes second. reader_steps: of the judge. learning rates fall to 0 over the last third.
+    side, patch: pixels; codes: of the visual vocabulary, codebook_rounds: batches they are learned on. pictures: to
+    learn from; held_out: to judge by. start: of new rows, one of `image_word_starts.STARTS`; anchors: words for each
+    code if that is "omp". rank: of LoRA. mask_first: learn only what comes second. reader_steps: of the judge.
+    reverse_ratio: pairs with the picture first, more than half of them since their captions are short and so weigh
+    little in the loss. learning rates fall to 0 over the last third.
     """
 
     out: str
     model: dict[str, Any] = field(default_factory=dict)
     side: int = 64
-    patch: int = 8
-    codes: int = 256
+    patch: int = 16
+    codes: int = 512
+    codebook_rounds: int = 60
     pictures: int = 4000
     held_out: int = 200
     base_steps: int = 200
     steps: int = 1600
-    batch: int = 16
+    batch: int = 32
     base_rate: float = 3e-3
-    rate: float = 4e-3
+    rate: float = 3e-3
     warmup: int = 30
     weight_decay: float = 0.01
     clip: float = 1.0
     start: str = "omp"
     anchors: int = 4
     rank: int = 32
-    reverse_ratio: float = 0.5
+    reverse_ratio: float = 0.7
     mask_first: bool = True
     reader_steps: int = 400
     seed: int = 0
@@ -107,7 +110,9 @@ class Trainer:
         self.config, self.out = config, Path(config.out)
         train_images, train_captions = _portraits("train", config.pictures, config.side)
         held_images, held_captions = _portraits("test", config.held_out, config.side)
-        self.codes = PatchCodes.learn(train_images, config.codes, config.patch, seed=config.seed)
+        self.codes = PatchCodes.learn(
+            train_images, config.codes, config.patch, rounds=config.codebook_rounds, seed=config.seed
+        )
         self.train_pictures = Pictures(_indices(self.codes, train_images), train_captions)
         self.held_out = Pictures(_indices(self.codes, held_images), held_captions)
         torch.manual_seed(config.seed)
