@@ -83,3 +83,23 @@ def test_what_it_writes_is_a_plain_model_that_names_as_the_trained_one_did(train
 def test_stages_that_do_not_fit_are_named(training, steps):
     with pytest.raises(ValueError, match="0 < base_steps < steps"):
         Trainer(replace(training, base_steps=steps))
+
+
+@pytest.mark.slow
+def test_in_half_a_minute_it_learns_to_name_and_to_draw_colours(training, tmp_path):
+    """Chance is 1/6 for each; what it can do when the vocabulary has just joined is the other measure."""
+    trainer = Trainer(
+        Training(
+            out=str(tmp_path), codes=128, pictures=600, held_out=100, base_steps=80, steps=330, batch=32,
+            reader_steps=100, log_every=250,
+        )
+    )  # fmt: skip
+    while trainer.step < 80:
+        trainer.train_step()
+    trainer.attach()
+    before, loss = trainer.judge(), trainer.held_out_losses()["held_out_loss"]
+    after = trainer.run() | trainer.judge()
+    assert after["held_out_loss"] < loss - 1
+    assert after["name_color"] > 0.5 and before["name_color"] < 0.3
+    assert after["read_color"] > 0.8, "a judge that sees nothing says nothing"
+    assert after["draw_color"] > before["draw_color"] + 0.2 and after["draw_color"] > 0.4

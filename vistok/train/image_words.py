@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,14 +216,11 @@ class Trainer:
         return {"held_out_loss": sum(found.values()) / 2, **found}
 
     def judge(self) -> dict[str, float]:
-        """What the model names and draws on held-out pictures, once training is over; writes `out/drawn.png`."""
-        config = self.config
-        generator = torch.Generator().manual_seed(config.seed)
+        """What the model names and draws on held-out pictures by now; writes `out/drawn.png`, real ones above."""
+        generator = torch.Generator().manual_seed(self.config.seed)
         named = naming(self.trained, self.tokenizer, self.vocabulary, *self.held_out)
         drawn = drawing(self.trained, self.tokenizer, self.vocabulary, *self.held_out, generator=generator)
-        reader = PortraitReader.learn(
-            self.codes.decode(self.train_pictures.codes), self.train_pictures.captions, steps=config.reader_steps
-        )
+        reader = self.reader
         real, pictures = self.codes.decode(self.held_out.codes), self.codes.decode(drawn)
         picture_sheet(self.out / "drawn.png", real, pictures)
         found = {
@@ -232,6 +230,12 @@ class Trainer:
         }
         metrics = {f"{verb}_{name}": value for verb, values in found.items() for name, value in values.items()}
         return {"step": self.step, "accuracy": sum(named.values()) / len(named), **metrics}
+
+    @cached_property
+    def reader(self) -> PortraitReader:
+        """The judge of drawn pictures, which learns from real ones when it is first asked."""
+        images = self.codes.decode(self.train_pictures.codes)
+        return PortraitReader.learn(images, self.train_pictures.captions, steps=self.config.reader_steps)
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
