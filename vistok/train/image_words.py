@@ -4,6 +4,10 @@ arXiv:2310.01218, on a scale of minutes).
 First the model alone learns to write captions. Then the codes of a small visual vocabulary are attached to it, it is
 frozen, and LoRA and the new rows learn on pairs of picture and caption, in either order: picture first is naming,
 caption first is drawing. Every draw of a step comes from (seed, step), so a stopped run goes on as if it had not been.
+
+The slow test's 250 steps on 600 pictures, 100 held out, before -> after: colours named 0 -> 96 % (chance 17), sizes and
+textures about by chance; of what is drawn the judge reads the colour asked for in 20 -> 73 % (96 on real pictures) and
+the size in 47 -> 85 % (87). Shapes need more steps and finer patches: 128 patches of 16 pixels hardly show any (39 %).
 """
 
 import json
