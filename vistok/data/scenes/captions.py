@@ -1,6 +1,9 @@
 """A sentence for a scene: every thing from the nearest to the farthest, with all its attributes."""
 
-from vistok.data.scenes.layout import Layout, Thing
+from vistok.data.scenes.layout import COLORS, GLYPHS, SHAPES, SIZES, TEXTURES, Layout, Thing
+
+# Every word that a caption may hold.
+WORDS = ("a", "with", "sign", ",", "then", ".", *SIZES, *TEXTURES, *COLORS, *SHAPES, *GLYPHS)
 
 
 def caption(layout: Layout) -> str:
