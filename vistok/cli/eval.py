@@ -16,6 +16,7 @@ from vistok.cli._eval_adaptive import adaptive
 from vistok.cli._eval_complexity import complexity
 from vistok.cli._eval_lvlm import lvlm
 from vistok.cli._eval_prune import prune
+from vistok.cli._eval_retrieval import retrieval
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import sample_path
 from vistok.layers.preprocess import Preprocess
@@ -176,4 +177,5 @@ COMMAND = {
     "complexity": complexity,
     "lvlm": lvlm,
     "prune": prune,
+    "retrieval": retrieval,
 }

@@ -64,7 +64,8 @@ def _read(recipe: str) -> dict[str, Any]:
 def _describe(values: dict[str, float]) -> str:
     """The few numbers that people watch, as far as a recipe has them."""
     formats = {"step": "step {:.0f}", "loss": "loss {:.4f}", "psnr": "{:.2f} dB", "accuracy": "accuracy {:.1%}"}
-    formats |= {"held_out_loss": "held-out loss {:.4f}", "overlap": "overlap {:.1%}"}
+    formats |= {"held_out_loss": "held-out loss {:.4f}", "overlap": "overlap {:.1%}", "scenes": "{:,.0f} scenes seen"}
+    formats |= {"recall": "R@1 {:.1%}", "recall_codes": "from codes {:.1%}"}
     return ", ".join(form.format(values[name]) for name, form in formats.items() if name in values) or "done already"
 
 
