@@ -112,7 +112,9 @@ class Trainer:
                 f"seed: expected a preset of method seed_text with embedding_dim {width}, the width of its vision "
                 f"tower, got {config.tokenizer!r}"
             )
-        if config.start is not None:
+        if config.start is None:
+            start_by_width(self.model)
+        else:
             load_weights(self.model, config.start)
         self.step, self.seconds = 0, 0.0
         self._begin_stage()
@@ -127,7 +129,7 @@ class Trainer:
         config = self.config
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-        self._prepare(on_step)
+        self.prepare(on_step)
         self.resume()
         drop_rows_after(self.out / "metrics.jsonl", self.step)
         metrics: dict[str, float] = {}
@@ -148,6 +150,18 @@ class Trainer:
             if on_step is not None:
                 on_step(self.step, values)
         return metrics
+
+    def prepare(self, on_step: OnStep | None = None) -> None:
+        """Features of the scenes that are learned from, and of those that R@1 is measured on."""
+        config, tower = self.config, self.model.visual_encoder
+        tell = (lambda done: on_step(0, {"scenes": float(done)})) if on_step is not None else None
+        side = self.model.image_size[0]
+        seeds = seeds_of("train")[config.first_scene : config.first_scene + config.scenes]
+        origin = {"tower": fingerprint(tower, {})}
+        self.features = cached_features(
+            self.out / "features", origin, seeds, side, tower, bf16=config.bf16, on_file=tell
+        )
+        self.held_out = scene_features(seeds_of("validation")[: config.validation], side, tower, config.bf16)
 
     def train_step(self) -> dict[str, float]:
         """One update of what the stage trains; returns the loss and its terms."""
@@ -247,6 +261,7 @@ class Trainer:
         """Freeze what the stage does not train, and take an optimizer for the rest."""
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] in STAGES[self.stage])
+            parameter.grad = None  # of the stage before, which would count in the norm that gradients are clipped by
         self._set_modes()
         self.optimizer = adamw(self.model, self.config.rate, self.config.weight_decay)[0]
 
@@ -255,18 +270,6 @@ class Trainer:
         for name, part in self.model.named_children():
             part.train(name in STAGES[self.stage])
 
-    def _prepare(self, on_step: OnStep | None) -> None:
-        """Features of the scenes that are learned from, and of those that R@1 is measured on."""
-        config, tower = self.config, self.model.visual_encoder
-        tell = (lambda done: on_step(0, {"scenes": float(done)})) if on_step is not None else None
-        side = self.model.image_size[0]
-        seeds = seeds_of("train")[config.first_scene : config.first_scene + config.scenes]
-        origin = {"tower": fingerprint(tower, {})}
-        self.features = cached_features(
-            self.out / "features", origin, seeds, side, tower, bf16=config.bf16, on_file=tell
-        )
-        self.held_out = scene_features(seeds_of("validation")[: config.validation], side, tower, config.bf16)
-
     def _texts(self, captions: Sequence[str]) -> Tensor:
         """Embeddings [B, P] of captions, worked out in groups of similar length: padding costs as much as words."""
         order = sorted(range(len(captions)), key=lambda place: len(captions[place].split()))
@@ -274,6 +277,18 @@ class Trainer:
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         found = torch.cat([self.model.embed_texts([captions[place] for place in group]) for group in groups])
         return found[torch.tensor(order).argsort()]
+
+
+def start_by_width(model: Any) -> None:
+    """Draw the Q-Former's and the projections' matrices anew, with variance 1 / inputs.
+
+    BERT's standard deviation of .02, which they come with, suits its 768 inputs. For 96 it is a fifth of this, and the
+    first hundred steps are lost or diverge.
+    """
+    for part in (model.Qformer, model.vision_proj, model.text_proj):
+        for layer in part.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
 def image_embedding(features: Tensor) -> Tensor:
