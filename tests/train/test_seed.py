@@ -14,7 +14,10 @@ from vistok.metrics.scene_retrieval import SceneRetrieval, scene_retrieval
 from vistok.train.scene_features import scene_features
 from vistok.train.seed import STAGES, Trainer, Training, image_embedding, start_by_width, train
 
-TINY: dict[str, Any] = vistok.info("tokenizer", "seed_nano").tiny
+TINY: dict[str, Any] = {
+    **vistok.info("tokenizer", "seed_nano").tiny,
+    "quantizer": {"method": "vq", "metric": "cosine", "dim": 4, "codebook_size": 16},
+}
 
 
 @pytest.fixture
@@ -108,8 +111,8 @@ def test_matrices_start_with_the_spread_of_their_width(training: Training) -> No
     model: Any = vistok.tokenizer("seed_nano")
     start_by_width(model)
     layer = model.Qformer.bert.encoder.layer[0]
-    assert float(layer.intermediate.dense.weight.std()) == pytest.approx(96**-0.5, rel=0.05)
-    assert float(layer.output.dense.weight.std()) == pytest.approx(384**-0.5, rel=0.05)
+    assert layer.intermediate.dense.weight.std().item() == pytest.approx(96**-0.5, rel=0.05)
+    assert layer.output.dense.weight.std().item() == pytest.approx(384**-0.5, rel=0.05)
 
 
 def test_what_does_not_fit_is_named(training: Training) -> None:
@@ -121,12 +124,31 @@ def test_what_does_not_fit_is_named(training: Training) -> None:
         Trainer(replace(training, settings={**TINY, "embedding_dim": 64}))
 
 
-def test_a_trained_model_is_a_checkpoint_of_its_name(training: Training) -> None:
-    train(replace(training, contrastive_steps=1, steps=2))
+@torch.no_grad()
+def test_a_trained_model_is_a_checkpoint_of_its_name_whose_codes_stay(training: Training) -> None:
+    training = replace(training, contrastive_steps=1, steps=2)
+    with torch.enable_grad():
+        train(training)
     model: Any = vistok.tokenizer("seed_nano", checkpoint=Path(training.out) / "model")
-    assert model.eval().embed_texts(["a small red ring ."]).isfinite().all()
-    again = Trainer(replace(training, out=f"{training.out}-again", start=f"{training.out}/model"))
-    assert torch.equal(again.model.pos_embed, model.pos_embed)
+    assert model.embed_texts(["a small red ring ."]).isfinite().all()
+    trained = Trainer(training)
+    trained.resume()
+    codes = trained.model.quantizer.codebook
+    torch.testing.assert_close(model.quantizer.codebook, codes, rtol=0, atol=1e-3)
+    latents = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    whole = trained.exported()
+    assert torch.equal(whole.quantizer(latents).indices, trained.model.eval().quantizer(latents).indices)
+    before = model.quantizer.codebook
+    model.train().encode(torch.rand(2, 3, 96, 96))
+    assert torch.equal(model.quantizer.codebook, before)
+
+
+def test_a_run_may_begin_from_a_checkpoint(training: Training, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model: Any = vistok.tokenizer("seed_nano", **TINY)
+    model.save_pretrained(tmp_path / "model")
+    again = Trainer(replace(training, start=str(tmp_path / "model")))
+    assert torch.equal(again.model.query_tokens, model.query_tokens)
 
 
 @pytest.fixture(scope="module", params=["test", "heldout"])

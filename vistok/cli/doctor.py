@@ -137,14 +137,16 @@ def _cache() -> Finding:
 
 
 def _embedded() -> Iterator[Finding]:
-    """Load every embedded tokenizer and send a grey square through it."""
+    """Load every embedded tokenizer, as far as its libraries are there, and send a grey square through it."""
     for name in list_tokenizers(pretrained=True):
         if not str(info("tokenizer", name).weights).startswith("embedded:"):
             continue
         try:
             tokenizer = create("tokenizer", name, pretrained=True)
-            tokenizer.encode(torch.full((1, 3, 64, 64), 0.5))
+            tokenizer.encode(torch.full((1, 3, *(tokenizer.spec.image_size or (64, 64))), 0.5))
             yield Finding(f"weights {name}", "load and run")
+        except ImportError as error:
+            yield Finding(f"weights {name}", f"not tried, {error}; the extra is missing: pip install 'vistok[lvlm]'")
         except (FileNotFoundError, ValueError, RuntimeError, TypeError) as error:
             yield Finding(f"weights {name}", f"{type(error).__name__}: {error}", ok=False)
 

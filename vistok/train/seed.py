@@ -6,7 +6,7 @@ throughout, so what it says about the scenes is worked out once (`scene_features
 CLIP's image embedding stands the tower's own class token, normalised to mean 0 and variance 1.
 
 Every draw of a step comes from (seed, step), so the state is weights, optimizer of the stage, and step.
-B scenes of a batch, N tokens of the tower, C their width.
+S scenes, B of a batch, N tokens of the tower, C their width, Q queries, W their width.
 """
 
 import json
@@ -87,7 +87,7 @@ def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]
     """Run both stages and write the model to `out/model`; returns the last logged metrics."""
     trainer = Trainer(training)
     metrics = trainer.run(on_step)
-    write_half(trainer.model, Path(training.out) / "model")
+    write_half(trainer.exported(), Path(training.out) / "model")
     return metrics
 
 
@@ -98,7 +98,7 @@ class Trainer:
         """Raises: ValueError for steps that do not fit each other, or a model without what the stages need."""
         if not 0 <= config.contrastive_steps <= config.steps:
             raise ValueError(f"seed: expected 0 <= contrastive_steps <= steps={config.steps}, got {config}")
-        if min(config.batch, config.codes_batch) > config.scenes:
+        if max(config.batch, config.codes_batch) > config.scenes:
             raise ValueError(f"seed: expected batches of at most scenes={config.scenes}, got {config}")
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -168,15 +168,15 @@ class Trainer:
         config, stage = self.config, self.stage
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         chosen = self.chosen()
-        features = self.features.rows(chosen)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
+        frozen = self._frozen_queries() if stage == "codebook" else None
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-            terms = (
-                self.contrastive_terms(features, [self.features.captions[place] for place in chosen])
-                if stage == "contrastive"
-                else self.codebook_terms(features)
-            )
+            if frozen is None:
+                captions = [self.features.captions[place] for place in chosen]
+                terms = self.contrastive_terms(self.features.rows(chosen), captions)
+            else:
+                terms = self.codebook_terms(*(rows[chosen].float() for rows in frozen))
         loss = terms["contrastive"] if stage == "contrastive" else self.weights.total(terms)
         self.optimizer.zero_grad()
         loss.backward()
@@ -194,15 +194,13 @@ class Trainer:
         loss = contrastive_loss(vision, self._texts(captions), model.temp.float(), self.config.label_smoothing)
         return {"contrastive": loss}
 
-    def codebook_terms(self, features: Tensor) -> dict[str, Tensor]:
-        """Unweighted terms of stage II's loss for tokens [B, N, C] of the tower."""
-        with torch.no_grad():
-            queries = self.model.causal_queries(self.model.normalised(features))
+    def codebook_terms(self, queries: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+        """Unweighted terms of stage II's loss for causal queries [B, Q, W] and embeddings of the pictures [B, C]."""
         found = self.model.reconstruct(queries)
         return {
             "quantizer": found.quantized.loss,
             "reconstruction": reconstruction_loss(found.queries, found.target),
-            "image": embedding_loss(found.embedding, image_embedding(features)),
+            "image": embedding_loss(found.embedding, pictures),
         }
 
     def chosen(self) -> list[int]:
@@ -263,12 +261,38 @@ class Trainer:
             parameter.requires_grad_(name.partition(".")[0] in STAGES[self.stage])
             parameter.grad = None  # of the stage before, which would count in the norm that gradients are clipped by
         self._set_modes()
+        self._frozen: tuple[Tensor, Tensor] | None = None
         self.optimizer = adamw(self.model, self.config.rate, self.config.weight_decay)[0]
+
+    def exported(self) -> Any:
+        """The model to ship: moving averages of codes become a plain table, which no call in training mode moves."""
+        quantizer = self.model.quantizer
+        if not hasattr(quantizer, "set_codebook"):
+            return self.model
+        dim, size = quantizer.dim, quantizer.codebook_sizes[0]
+        table = {"method": "vq_learned", "metric": quantizer.metric, "dim": dim, "codebook_size": size}
+        model = create("tokenizer", self.config.tokenizer, **(self.config.settings | {"quantizer": table}))
+        state = {name: value for name, value in self.model.state_dict().items() if not name.startswith("quantizer.")}
+        model.load_state_dict(state | {"quantizer.embedding": quantizer.codebook})
+        return model
 
     def _set_modes(self) -> None:
         """Dropout and moving averages in what is trained only."""
         for name, part in self.model.named_children():
             part.train(name in STAGES[self.stage])
+
+    @torch.no_grad()
+    def _frozen_queries(self) -> tuple[Tensor, Tensor]:
+        """Causal queries [S, Q, W] and embeddings [S, C] of all scenes, float16: in stage II neither changes."""
+        if self._frozen is None:
+            parts = []
+            for places in torch.arange(len(self.features)).split(self.config.batch):
+                features = self.features.rows(places.tolist())
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+                    queries = self.model.causal_queries(self.model.normalised(features))
+                parts.append((queries.half(), image_embedding(features).half()))
+            self._frozen = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return self._frozen
 
     def _texts(self, captions: Sequence[str]) -> Tensor:
         """Embeddings [B, P] of captions, worked out in groups of similar length: padding costs as much as words."""
