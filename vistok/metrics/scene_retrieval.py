@@ -72,5 +72,5 @@ def scene_retrieval(
         captions += [caption(scene.layout) for scene in scenes]
     texts = torch.cat([model.embed_texts(captions[start : start + batch]) for start in range(0, len(captions), batch)])
     wanted = sorted({1, *ks})
-    found = (retrieval(torch.cat(rows), texts, wanted) for rows in (before, rebuilt))
-    return SceneRetrieval(*found, health, len(set(captions)) / len(captions))
+    embeddings, codes = (retrieval(torch.cat(rows), texts, wanted) for rows in (before, rebuilt))
+    return SceneRetrieval(embeddings, codes, health, len(set(captions)) / len(captions))
