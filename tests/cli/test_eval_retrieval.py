@@ -22,7 +22,7 @@ def test_recall_of_every_split_and_the_codebook_are_told(tmp_path: Path, capsys:
         assert found["scenes"] == 4 and found["ceiling"] == 1 and found["codebook"]["tokens"] == 16
         assert set(found["codes"]["image_to_text"]) == {"1", "5", "10"} and found["codes"]["image_to_text"]["5"] == 1
     said = capsys.readouterr().out
-    assert "of 16 codes used by 16 tokens" in said and said.count("│ embeddings") == said.count("│ codes") == 2
+    assert "of 4,096 codes used by 16 tokens" in said and said.count("│ embeddings") == said.count("│ codes") == 2
 
 
 def test_scenes_that_were_learned_from_are_refused() -> None:

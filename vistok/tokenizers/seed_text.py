@@ -24,6 +24,9 @@ PAD, CLS = "<pad>", "<cls>"
 class SeedText(Seed, library_name="vistok", license="apache-2.0"):
     """SEED's tokenizer that also embeds captions, pictures and codes in one space."""
 
+    # `forward` is stage II; the text branch, the projections and the temperature learn in stage I, from captions.
+    cannot: frozenset[str] = Seed.cannot | {"backward"}
+
     def __init__(
         self,
         *,
