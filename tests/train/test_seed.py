@@ -12,7 +12,7 @@ import vistok
 from vistok.data.scenes.splits import seeds_of
 from vistok.metrics.scene_retrieval import SceneRetrieval, scene_retrieval
 from vistok.train.scene_features import scene_features
-from vistok.train.seed import STAGES, Trainer, Training, image_embedding, start_by_width, train
+from vistok.train.seed import STAGES, Trainer, Training, image_embedding, train
 
 TINY: dict[str, Any] = {
     **vistok.info("tokenizer", "seed_nano").tiny,
@@ -20,12 +20,24 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Training:
+def recipe(folder: Path) -> Training:
     return Training(
-        out=str(tmp_path / "run"), settings=TINY, scenes=12, contrastive_steps=3, steps=6, batch=4, codes_batch=6,
+        out=str(folder / "run"), settings=TINY, scenes=12, contrastive_steps=3, steps=6, batch=4, codes_batch=6,
         text_groups=2, warmup=1, validation=4, validate_every=4, save_every=1, log_every=1,
     )  # fmt: skip
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return recipe(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run that nothing interrupted."""
+    trainer = Trainer(recipe(tmp_path_factory.mktemp("whole")))
+    trainer.run()
+    return trainer
 
 
 def state_of(model: Any) -> dict[str, torch.Tensor]:
@@ -61,19 +73,15 @@ def test_the_stages_name_every_parameter_once_and_the_tower_in_none(training: Tr
 
 @pytest.mark.parametrize("stopped", [2, 3, 5])
 def test_a_run_that_was_interrupted_in_either_stage_ends_with_the_same_bits(
-    training: Training, stopped: int, tmp_path: Path
+    training: Training, whole: Trainer, stopped: int
 ) -> None:
-    whole = Trainer(training)
-    whole.run()
-    halves = replace(training, out=str(tmp_path / "halves"))
-
     def stop(step: int, values: dict[str, float]) -> None:
         if step == stopped:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(halves).run(stop)
-    resumed = Trainer(halves)
+        Trainer(training).run(stop)
+    resumed = Trainer(training)
     metrics = resumed.run()
     assert resumed.step == 6 and 0 <= metrics["recall_codes"] <= 1
     for name, value in resumed.model.state_dict().items():
@@ -81,7 +89,7 @@ def test_a_run_that_was_interrupted_in_either_stage_ends_with_the_same_bits(
     for name, value in resumed.optimizer.state_dict()["state"].items():
         for key, tensor in value.items():
             assert torch.equal(tensor, whole.optimizer.state_dict()["state"][name][key]), (name, key)
-    rows = [(Path(out) / "metrics.jsonl").read_text().count("\n") for out in (training.out, halves.out)]
+    rows = [(Path(out) / "metrics.jsonl").read_text().count("\n") for out in (training.out, whole.out)]
     assert rows == [6, 6]
 
 
@@ -104,15 +112,6 @@ def test_the_picture_as_a_whole_is_the_class_token_normalised(training: Training
     torch.testing.assert_close(found.std(1, correction=0), torch.ones(3), rtol=0, atol=1e-3)
     picture = features[:, 0] - features[:, 0].mean(1, keepdim=True)
     torch.testing.assert_close(torch.nn.functional.cosine_similarity(found, picture), torch.ones(3))
-
-
-def test_matrices_start_with_the_spread_of_their_width(training: Training) -> None:
-    torch.manual_seed(0)
-    model: Any = vistok.tokenizer("seed_nano")
-    start_by_width(model)
-    layer = model.Qformer.bert.encoder.layer[0]
-    assert layer.intermediate.dense.weight.std().item() == pytest.approx(96**-0.5, rel=0.05)
-    assert layer.output.dense.weight.std().item() == pytest.approx(384**-0.5, rel=0.05)
 
 
 def test_what_does_not_fit_is_named(training: Training) -> None:

@@ -32,6 +32,7 @@ from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.train.optimizers import adamw
 from vistok.train.scene_features import cached_features, scene_features
 from vistok.train.seed_losses import StageTwoWeights, contrastive_loss, embedding_loss, reconstruction_loss
+from vistok.train.seed_start import start_by_width
 from vistok.weights import fingerprint, load_weights
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -301,18 +302,6 @@ class Trainer:
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         found = torch.cat([self.model.embed_texts([captions[place] for place in group]) for group in groups])
         return found[torch.tensor(order).argsort()]
-
-
-def start_by_width(model: Any) -> None:
-    """Draw the Q-Former's and the projections' matrices anew, with variance 1 / inputs.
-
-    BERT's standard deviation of .02, which they come with, suits its 768 inputs. For 96 it is a fifth of this, and the
-    first hundred steps are lost or diverge.
-    """
-    for part in (model.Qformer, model.vision_proj, model.text_proj):
-        for layer in part.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
 def image_embedding(features: Tensor) -> Tensor:
