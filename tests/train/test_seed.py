@@ -119,8 +119,10 @@ def test_what_does_not_fit_is_named(training: Training) -> None:
         Trainer(replace(training, contrastive_steps=7))
     with pytest.raises(ValueError, match="expected batches of at most scenes=12"):
         Trainer(replace(training, codes_batch=13))
-    with pytest.raises(ValueError, match="expected a preset of method seed_text with embedding_dim 128"):
+    with pytest.raises(ValueError, match="expected embedding_dim 128, the width of the vision tower, got 64"):
         Trainer(replace(training, settings={**TINY, "embedding_dim": 64}))
+    with pytest.raises(ValueError, match="expected a preset of method seed_text.*got 'vq_nano'"):
+        Trainer(replace(training, tokenizer="vq_nano", settings={}))
 
 
 @torch.no_grad()

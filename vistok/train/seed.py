@@ -107,12 +107,11 @@ class Trainer:
         self.weights = StageTwoWeights(**config.weights)
         torch.manual_seed(config.seed)
         self.model: Any = create("tokenizer", config.tokenizer, **config.settings)
-        width = self.model.visual_encoder.width
-        if not hasattr(self.model, "embed_texts") or self.model.distill_image_proj.out_features != width:
-            raise ValueError(
-                f"seed: expected a preset of method seed_text with embedding_dim {width}, the width of its vision "
-                f"tower, got {config.tokenizer!r}"
-            )
+        if not hasattr(self.model, "embed_texts"):
+            raise ValueError(f"seed: expected a preset of method seed_text, as seed_nano, got {config.tokenizer!r}")
+        width, made = self.model.visual_encoder.width, self.model.distill_image_proj.out_features
+        if made != width:
+            raise ValueError(f"seed: expected embedding_dim {width}, the width of the vision tower, got {made}")
         if config.start is None:
             start_by_width(self.model)
         else:
