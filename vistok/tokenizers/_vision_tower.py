@@ -118,7 +118,7 @@ def _of_timm(net: Any, owner: str) -> _Built:
 
 
 def _open_clip(name: str, image_size: int, settings: Mapping[str, Any]) -> _Built:
-    import open_clip  # type: ignore[import-untyped]
+    import open_clip
 
     device = torch.get_default_device()
     given = {"force_image_size": image_size, "pretrained_text": False, **settings}
