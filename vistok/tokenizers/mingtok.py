@@ -142,8 +142,11 @@ class MingTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="a
             raise ValueError(f"{self.name}: expected latents in the order of encode; select among semantic tokens")
         assert tokens.embeds is not None
         embeds = self.semantic_features(tokens.embeds).patches
-        spec = replace(tokens.spec, name=tokens.spec.name + _SEMANTIC, dim=self.semantic_dim)
-        return replace(tokens, spec=spec, embeds=embeds)
+        return replace(tokens, spec=self.semantic_spec(tokens.spec), embeds=embeds)
+
+    def semantic_spec(self, spec: TokenSpec) -> TokenSpec:
+        """The spec of the semantic tokens that belong to latents of a spec."""
+        return replace(spec, name=spec.name + _SEMANTIC, dim=self.semantic_dim)
 
     def semantic_features(self, z: Tensor, *, has_cls: bool = False) -> SemanticFeatures:
         """Normalized latents z [B, N, C] -> features; has_cls: z is [B, N + 1, C] and ends with the class latent.
