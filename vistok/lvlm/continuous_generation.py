@@ -79,7 +79,9 @@ class ContinuousGenerator(nn.Module):
         super().__init__()
         self.language_model: Any = language_model
         self.tokenizer, self.head = tokenizer, head
-        hidden = self.language_model.get_input_embeddings().weight.shape[1]
+        words = language_model.get_input_embeddings().weight
+        assert isinstance(words, Tensor)
+        hidden = words.shape[1]
         expected = (tokenizer.semantic_dim, hidden, tokenizer.dim)
         if head.sizes != expected:
             raise ValueError(f"image head: expected semantic_dim, hidden and channels {expected}, got {head.sizes}")
