@@ -14,18 +14,22 @@ def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> list[O
 
 
 def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> list[Optimizer]:
-    """Muon (Jordan et al. 2024) for weights of two axes below a `transformer`, scaled to the step size of AdamW.
+    """Muon (Jordan et al. 2024) for weights of two axes below `transformer` or `blocks`, scaled to AdamW's step size.
 
     Raises: ValueError if this torch has no Muon.
     """
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"optimizer muon: expected torch >= 2.9, got {torch.__version__}; use adamw")
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [parameter for name, parameter in named if ".transformer." in f".{name}" and parameter.ndim == 2]
+    matrices = [parameter for name, parameter in named if _in_blocks(name) and parameter.ndim == 2]
     chosen = {id(parameter) for parameter in matrices}
     build: Any = torch.optim.Muon
     of_blocks: Optimizer = build(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     return [of_blocks, _adamw([pair for pair in named if id(pair[1]) not in chosen], learning_rate, weight_decay)]
+
+
+def _in_blocks(name: str) -> bool:
+    return any(part in f".{name}" for part in (".transformer.", ".blocks."))
 
 
 def _adamw(named: list[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float) -> Optimizer:
