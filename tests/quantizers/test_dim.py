@@ -48,17 +48,16 @@ def test_trained_latents_survive_six_bits_a_dimension(photograph: torch.Tensor) 
     images = photograph[:, :, :128, :128]
     tokens = model.encode(images)
     assert tokens.embeds is not None
-    bridge = DimQuantizer(tokens.embeds.shape[-1])
-    ids = bridge(tokens.embeds).indices
-    exact, bridged = model.decode(tokens), model.decode(tokens.replace(embeds=bridge.lookup(ids)))
 
-    def psnr(pictures: torch.Tensor) -> float:
-        return float(-10 * (pictures - images).square().mean().log10())
+    def psnr(embeds: torch.Tensor) -> float:
+        return float(-10 * (model.decode(tokens.replace(embeds=embeds)) - images).square().mean().log10())
 
-    assert psnr(bridged) > psnr(exact) - 1.0
-    coarse = DimQuantizer(16, bits=2)
-    two_bits = model.decode(tokens.replace(embeds=coarse.lookup(coarse(tokens.embeds).indices)))
-    assert psnr(two_bits) < psnr(bridged)
+    def bridged(bits: int) -> float:
+        bridge = DimQuantizer(model.dim, bits=bits)
+        return psnr(bridge.lookup(bridge(tokens.embeds).indices))
+
+    two, six, ten, exact = bridged(2), bridged(6), bridged(10), psnr(tokens.embeds)
+    assert two < six - 1 < ten and exact - 2.5 < six < exact
 
 
 def test_sizes_that_there_are_not_are_refused() -> None:

@@ -28,7 +28,8 @@ def run(
     try:
         with torch.inference_mode():
             torch.manual_seed(0)
-            model: Any = vistok.tokenizer(tokenizer, **(_SMALL if small else {})).eval()
+            model: Any = vistok.tokenizer(tokenizer, **(_SMALL if small else {}))
+            model.eval()
             passes = [_one_pass(model, early, late) for _ in range(rounds + 1)][1:]
     finally:
         torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
 """Continuous latents cut dimension by dimension, after training (TokenBridge, arXiv:2503.16430, section 3.2).
 
-x = z clamped to [-r, r] and scaled to [-3, 3]; 2^b bins that a unit Gaussian fills equally, outer edges at -3 and 3; the
-code of a bin is the Gaussian's mean within it, id = nearest code, embeds = code scaled back. No parameters, no losses:
-it bridges any tokenizer whose latents have zero mean and unit variance to ids and back.
+x = z clamped to [-r, r] and scaled to [-3, 3]; 2^b bins that a unit Gaussian fills equally, from -3 to 3; the code of a
+bin is the Gaussian's mean within it, id = nearest code, embeds = code scaled back. No parameters, no losses: it bridges
+any tokenizer whose latents have zero mean and unit variance to ids and back.
 """
 
 import torch
