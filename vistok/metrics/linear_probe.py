@@ -51,7 +51,7 @@ def linear_probe(
         return value
 
     with torch.enable_grad():
-        solver.step(loss)  # type: ignore[arg-type]
+        solver.step(loss)
     with torch.no_grad():
         right = functional.linear(tests, weight, bias).argmax(-1) == held_out_labels
     commonest = torch.bincount(held_out_labels).max() / len(held_out_labels)
