@@ -144,6 +144,14 @@ def test_checkpoints_load_bare_from_under_model_and_out_of_the_whole_model(model
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
+def test_the_authors_config_gives_settings_and_that_of_the_whole_model_none() -> None:
+    stages = {name: TINY[name] for name in ("low_level_encoder", "semantic_decoder", "pixel_decoder")}
+    theirs = {**stages, "scaling_factor": 2.0, "mean": 0.5, "pretrained_checkpoint": "", "architectures": ["MingTok"]}
+    model = MingTok(**MingTok.rename_settings(theirs))
+    assert (model.scaling_factor, model.mean) == (2.0, 0.5)
+    assert MingTok.rename_settings({"llm_config": {}, "mlp_depth": 2, "model_type": "bailingmm"}) == {}
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(model: MingTok, tmp_path: Path) -> None:
     path = tmp_path / "mingtok.pt"
     state = dict(model.state_dict())

@@ -26,6 +26,7 @@ from vistok.tokens import TokenSpec, TokenTensor
 _SEMANTIC = ".semantic"
 _VISION = "vision."
 _TEACHER = "target_backbone"
+_SETTINGS = ("low_level_encoder", "semantic_decoder", "pixel_decoder", "scaling_factor", "mean", "preprocess")
 
 
 class Latents(NamedTuple):
@@ -65,10 +66,9 @@ class MingTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="a
         pixel_decoder: dict[str, Any],
         scaling_factor: float = 1.0,
         mean: float = 0.0,
-        pretrained_checkpoint: str = "",
         preprocess: dict[str, Any] | None = None,
     ) -> None:
-        """The settings of the authors' config, for each stage its own; `pretrained_checkpoint` there is not used.
+        """The settings of the authors' config, for each stage its own.
 
         scaling_factor, mean: of raw latents, the same for all channels; raw = z * scaling_factor + mean.
         Raises: TypeError for a setting that a stage does not have; ValueError for sizes that do not fit each other.
@@ -196,6 +196,11 @@ class MingTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="a
     def denormalize(self, latent: NormalizedLatent) -> RawLatent:
         """z * scaling_factor + mean in float32."""
         return RawLatent(latent.values.float() * self.scaling_factor + self.mean)
+
+    @staticmethod
+    def rename_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokenizer's own settings out of a config.json; that of a whole Ming-UniVision has none of them."""
+        return {name: value for name, value in stored.items() if name in _SETTINGS}
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tokenizer's own tensors, out of a whole Ming-UniVision file too; teachers of its training stay out."""
