@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vistok.data.images import list_images, open_image
 from vistok.layers.normalizer import NormalizedLatent
+from vistok.train.latent_statistics import RunningMoments
 
 _STATISTICS_SIDE = 512  # pixels of the shorter side at which latent statistics are taken
 
@@ -38,15 +39,12 @@ def write_half(model: Any, folder: Path) -> None:
 @torch.inference_mode()
 def latent_statistics(model: Any, photos: Sequence[str | Path]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [D] float64 of raw latents over all positions of all pictures, in one pass."""
-    count, total, squares = 0, torch.zeros(model.dim, dtype=torch.float64), torch.zeros(model.dim, dtype=torch.float64)
+    moments = RunningMoments(model.dim)
     for path in (path for folder in photos for path in list_images(folder)):
         image = open_image(path)
         image.thumbnail((2 * _STATISTICS_SIDE, 2 * _STATISTICS_SIDE))
         tokens = model.encode(model.preprocess(image)[None])
         assert tokens.embeds is not None
-        raw = model.normalizer.denormalize(NormalizedLatent(tokens.embeds)).values.double().reshape(-1, model.dim)
-        count += len(raw)
-        total += raw.sum(0)
-        squares += raw.square().sum(0)
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+        moments.update(model.normalizer.denormalize(NormalizedLatent(tokens.embeds)).values)
+    found = moments.result()
+    return found.mean, found.std.clamp(min=1e-6)
