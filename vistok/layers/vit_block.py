@@ -104,7 +104,9 @@ class BlockStack(nn.ModuleList):
                 f"transformer: expected a width in multiples of {HEAD_WIDTH}, depth >= 1 and ffn_layer one of "
                 f"{', '.join(FEED_FORWARD)}, got {width}, {depth} and {ffn_layer!r}"
             )
-        super().__init__([nn.ModuleList(VitBlock(width, width // HEAD_WIDTH, ffn_layer, causal=causal) for _ in range(depth))])
+        super().__init__(
+            [nn.ModuleList(VitBlock(width, width // HEAD_WIDTH, ffn_layer, causal=causal) for _ in range(depth))]
+        )
 
     @property
     def depth(self) -> int:
