@@ -1,5 +1,7 @@
 """Blocks with timm's names: what timm's own block gives, gated nets, causality and caches."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,9 +12,8 @@ from vistok.layers.vit_block import BlockStack, SwiGlu, VitBlock
 def test_it_is_the_block_of_timm_key_by_key_and_number_by_number() -> None:
     from timm.models.vision_transformer import Block
 
-    theirs = Block(
-        24, num_heads=3, mlp_ratio=4, qkv_bias=True, norm_layer=lambda width: torch.nn.LayerNorm(width, 1e-6)
-    )
+    norm = partial(torch.nn.LayerNorm, eps=1e-6)
+    theirs = Block(24, num_heads=3, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
     generator = torch.Generator().manual_seed(0)
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3, generator=generator)
