@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vistok.lvlm.load import EMBEDDED, load_lvlm
+from vistok.lvlm.micro import make_tokenizer
 
 
 def load_causal_lm(name: str | Path) -> Any:
@@ -28,6 +29,15 @@ def load_causal_lm(name: str | Path) -> Any:
     return model.float().eval()
 
 
+def load_words(name: str | Path) -> Any:
+    """The tokenizer of the language model that `load_causal_lm` loads by that name."""
+    if str(name) == EMBEDDED and not Path(name).exists():
+        return make_tokenizer()
+    repository, _, revision = str(name).removeprefix("hf:").partition("@")
+    tokenizers: Any = AutoTokenizer
+    return tokenizers.from_pretrained(repository, revision=revision or None)
+
+
 def language_of(model: Any) -> Any:
     """The language model inside a vision-language model with its output head, as a causal model that shares weights.
 
@@ -36,7 +46,7 @@ def language_of(model: Any) -> Any:
     inner, head = getattr(model.model, "language_model", None), model.get_output_embeddings()
     if inner is None or head is None:
         raise ValueError(f"{type(model).__name__}: expected a model with language_model and an output head")
-    causal: Any = AutoModelForCausalLM.from_config(inner.config)
+    causal: Any = AutoModelForCausalLM.from_config(inner.config)  # type: ignore[no-untyped-call]
     setattr(causal, causal.base_model_prefix, inner)
     causal.set_output_embeddings(head)
     return causal.eval()

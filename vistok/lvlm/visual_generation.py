@@ -1,8 +1,8 @@
 """A causal language model that makes pictures: visual ids out of extra output rows, codes in (ETT, arXiv:2505.10562).
 
-P(id_i | prompt, x_1 .. x_{i-1}) = softmax_K(H h), h the last hidden state in front of token i, x_j the projected code of
-id j. How the paper's output layer takes the K ids is not stated: K rows of their own beside the words are ours, and the
-sampling over visual ids alone is the paper's. B items, P words of a prompt, N visual tokens, C width, K codes.
+P(id_i | prompt, x_1 .. x_{i-1}) = softmax_K(H h), h the last hidden state in front of token i, x_j the code of id j,
+projected. How the paper's output layer takes the K ids is not stated: K rows of their own beside the words are ours;
+drawing from visual ids alone is the paper's. B items, P words of a prompt, N visual tokens, C width, K codes.
 """
 
 from collections.abc import Callable
@@ -41,8 +41,11 @@ def visual_loss(
     words = language.get_input_embeddings()(prompt)
     # The last code is never read: nothing follows it.
     sequence = torch.cat((words, visual[:, :-1].to(words.dtype)), 1)
-    seen = None if mask is None else torch.nn.functional.pad(mask, (0, visual.shape[1] - 1), value=1)
-    hidden = _core(language)(inputs_embeds=sequence, attention_mask=seen, use_cache=False).last_hidden_state
+    seen = torch.ones_like(prompt) if mask is None else mask
+    seen = torch.nn.functional.pad(seen, (0, visual.shape[1] - 1), value=1)
+    hidden = language.base_model(
+        inputs_embeds=sequence, attention_mask=seen, position_ids=_places(seen), use_cache=False
+    ).last_hidden_state
     logits = head(hidden[:, prompt.shape[1] - 1 :])
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
 
@@ -69,18 +72,25 @@ def generate_ids(
     """
     if count < 1:
         raise ValueError(f"generate: expected count >= 1, got {count}")
-    shaping = _shaping(temperature, top_k, top_p)
-    inputs, seen = language.get_input_embeddings()(prompt), mask
+    shaping: Callable[..., Tensor] = _shaping(temperature, top_k, top_p)
+    inputs = language.get_input_embeddings()(prompt)
+    seen = torch.ones_like(prompt) if mask is None else mask
     ids = prompt.new_empty(len(prompt), 0)
     cache: Any = None
     while ids.shape[1] < count:
-        out = _core(language)(inputs_embeds=inputs, attention_mask=seen, past_key_values=cache, use_cache=True)
+        out = language.base_model(
+            inputs_embeds=inputs,
+            attention_mask=seen,
+            position_ids=_places(seen)[:, -inputs.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+        )
         cache = out.past_key_values
-        logits: Tensor = shaping(ids, head(out.last_hidden_state[:, -1]).float())
+        logits = shaping(ids, head(out.last_hidden_state[:, -1]).float())
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         ids = torch.cat((ids, drawn), 1)
         inputs = read(drawn).to(inputs.dtype)
-        seen = None if seen is None else torch.nn.functional.pad(seen, (0, 1), value=1)
+        seen = torch.nn.functional.pad(seen, (0, 1), value=1)
     return ids
 
 
@@ -106,6 +116,6 @@ def _shaping(temperature: float, top_k: int, top_p: float) -> LogitsProcessorLis
     return chosen
 
 
-def _core(language: Any) -> Any:
-    """The model without its words' output head."""
-    return language.base_model
+def _places(seen: Tensor) -> Tensor:
+    """Positions [B, n] that begin behind the padding."""
+    return (seen.cumsum(1) - 1).clamp(min=0)

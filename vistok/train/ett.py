@@ -2,8 +2,8 @@
 
 Every random draw of a step comes from (seed, stage, step), so a run that is stopped goes on as if it had not been. The
 table stands in the recipe (`Stage`), and so do the terms of L_vq; the model is `EndToEnd`, which takes any of our
-quantizers and any causal language model of Hugging Face. The recipe here learns from rendered scenes; batches of other
-data go to `Trainer(batches=...)`.
+quantizers and any causal language model of Hugging Face. It learns from a file of pictures with questions and answers,
+or, if that is micro_lvlm, from rendered scenes; batches of other data go to `Trainer(batches=...)`.
 """
 
 import json
@@ -18,11 +18,13 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from vistok.lvlm.causal_lm import load_causal_lm
+from vistok.lvlm.causal_lm import load_causal_lm, load_words
+from vistok.lvlm.micro import vocabulary
 from vistok.lvlm.packed_questions import NAME
 from vistok.lvlm.visual_generation import VisualHead
 from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
+from vistok.train.ett_conversations import Conversations
 from vistok.train.ett_model import Batch, EndToEnd, VqLoss
 from vistok.train.ett_scenes import Scenes, assess
 from vistok.train.ett_stages import Stage, chosen_stages, read_stages
@@ -39,11 +41,12 @@ _STREAM = 1_000_000  # steps that a stream can have before it meets the next one
 class Training:
     """One run. stages: rows of the table (`Stage`); run: names of those to go through, all if empty.
 
-    tokenizer: name of a preset, settings: overrides of it. language: as `load_causal_lm` takes it. start: a file that an
-    earlier run wrote (`out/<stage>.safetensors`), to go on from. generate: whether the model has output rows for visual
-    ids. losses: terms of L_rec, name -> weight; quantizer, adversarial: weights of the rest of L_vq. side: of a scene in
-    pixels, questions: about each. steps: of every stage, where they differ from the table's. clip: norm of each part's
-    gradient. assessed: scenes of the validation split that each stage ends with; 0 = none.
+    tokenizer: name of a preset, settings: overrides of it. language: as `load_causal_lm` takes it. start: a file that
+    an earlier run wrote (`out/<stage>.safetensors`), to go on from. generate: whether the model has output rows for
+    visual ids. losses: terms of L_rec, name -> weight; quantizer, adversarial: weights of the rest of L_vq. data,
+    images, prompt: as `Conversations` takes them; without data scenes are drawn, with so many questions about each.
+    steps: of every stage, if not the table's. clip: norm of each part's gradient. assessed: scenes of the validation
+    split that each stage ends with, 0 = none.
     """
 
     out: str
@@ -57,7 +60,9 @@ class Training:
     losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
     quantizer: float = 1.0
     adversarial: float = 0.0
-    side: int = 96
+    data: str | None = None
+    images: str | None = None
+    prompt: str = "{question}\n"
     questions: int = 8
     steps: int | None = None
     clip: float = 1.0
@@ -90,8 +95,16 @@ class Trainer:
         self.model = make_model(config) if model is None else model
         if config.start is not None:
             load_model(self.model, config.start)
-        self.batches = batches or self._scenes
+        self.scenes = batches is None and config.data is None
+        self.batches = batches or (self._scenes if config.data is None else self._conversations())
+        if self.scenes and self.model.language.config.vocab_size != len(vocabulary()):
+            raise ValueError(
+                "train: expected data, a JSON or JSON Lines file of pictures with questions and answers; without it "
+                f"scenes are drawn, which speak the words of micro_lvlm, not those of {config.language}"
+            )
         self.discriminator = PatchDiscriminator() if config.adversarial else None
+        if self.discriminator is not None:
+            self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), 1e-4, (0.5, 0.9))
         self.vq = VqLoss(make_losses(config.losses), config.quantizer, config.adversarial, self.discriminator)
         self.stage = self.step = self.total = 0
         self.seconds = 0.0
@@ -169,9 +182,9 @@ class Trainer:
 
     def assess(self) -> dict[str, float]:
         """Accuracy, answer loss, PSNR and usage on validation scenes; nothing where other data is trained on."""
-        if not self.config.assessed or self.batches != self._scenes:
+        if not self.config.assessed or not self.scenes:
             return {}
-        scenes = Scenes(self.config.side, self.model.tokenizer.patch, 32, 20, "validation")
+        scenes = Scenes(self.current.side, self.model.tokenizer.patch, 32, 20, "validation")
         found = assess(self.model, scenes, -(-self.config.assessed // 32))
         return {
             **{"accuracy": found.accuracy, "answer_loss": found.answer_loss, "psnr": found.psnr, "usage": found.usage},
@@ -211,16 +224,17 @@ class Trainer:
         parts = self.model.parts
         groups = [{"params": list(parts[name].parameters()), "part": name} for name in stage.trained]
         self.optimizer = torch.optim.Adam(groups, stage.rate(stage.trained[0], 0), stage.betas, fused=True)
-        if self.discriminator is not None:
-            self.discriminator_optimizer = torch.optim.Adam(
-                self.discriminator.parameters(), stage.rate("tokenizer", 0), (0.5, 0.9)
-            )
 
     def _scenes(self, stage: Stage, number: int) -> Batch:
-        patch = self.model.tokenizer.patch
-        return Scenes(
-            self.config.side, patch, stage.batch, self.config.questions, captions="visual" in stage.losses
-        ).batch(number)
+        patch, captions = self.model.tokenizer.patch, "visual" in stage.losses
+        return Scenes(stage.side, patch, stage.batch, self.config.questions, captions=captions).batch(number)
+
+    def _conversations(self) -> Batches:
+        config = self.config
+        assert config.data is not None
+        words = load_words(config.language)
+        read = Conversations(config.data, config.images, words, prompt=config.prompt, seed=config.seed)
+        return lambda stage, number: read.batch(number % _STREAM, stage.batch, stage.side)
 
     def _train_discriminator(self, batch: Batch) -> torch.Tensor:
         assert self.discriminator is not None

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistok.lvlm.relevance import IGNORED
 from vistok.lvlm.visual_generation import visual_loss
 from vistok.protocols import Quantized
 from vistok.train.losses import Loss
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,13 @@ class EndToEnd(nn.Module):
         pictures too. Raises: TypeError if the language model has no input embeddings.
         """
         super().__init__()
-        if not hasattr(language, "get_input_embeddings"):
-            raise TypeError(f"ett: expected a Hugging Face causal language model, got {type(language).__name__}")
-        self.tokenizer: Any = tokenizer
-        self.language: Any = language
-        self.projector = Projector(self.tokenizer.dim, self.language.get_input_embeddings().weight.shape[1])
+        host: Any = language
+        if not hasattr(host, "get_input_embeddings"):
+            raise TypeError(f"ett: expected a Hugging Face causal language model, got {type(host).__name__}")
+        made: Any = tokenizer
+        self.tokenizer = made
+        self.language = host
+        self.projector = Projector(made.dim, host.get_input_embeddings().weight.shape[1])
         self.head = head
 
     @property

@@ -12,8 +12,8 @@ from vistok.data.scenes.questions import KINDS
 from vistok.lvlm.micro import MicroSettings
 from vistok.lvlm.packed_questions import packed_positions
 from vistok.metrics.reconstruction import psnr
-from vistok.train.ett_model import IGNORED, Batch, EndToEnd
-from vistok.train.scene_batches import ASKED, SLOT_LENGTH, SceneBatches
+from vistok.train.ett_model import Batch, EndToEnd
+from vistok.train.scene_batches import ASKED, IGNORED, SLOT_LENGTH, SceneBatches
 
 _BEFORE = ("<s>", "user", ":")
 

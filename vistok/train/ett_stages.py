@@ -21,7 +21,8 @@ class Stage:
     """One row. trained, frozen: names of parts; losses: weight by name, "caption" L_cap, "vq" L_vq, "visual" L_gen.
 
     learning_rate: of all trained parts, or of each by name. warmup: share of the steps in which the rate rises; then it
-    stays ("fixed") or falls to 0 ("cosine"). batch: items a step. stream: rows of the same number see the same batches.
+    stays ("fixed") or falls to 0 ("cosine"). batch: items a step, side: of their pictures in pixels. stream: rows of
+    the same number see the same batches.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Stage:
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: float = 0.03
     decay: str = "cosine"
+    side: int = 96
     stream: int = 0
 
     def __post_init__(self) -> None:
@@ -68,13 +70,15 @@ class Stage:
     def apply(self, parts: Mapping[str, nn.Module]) -> None:
         """Let exactly the listed parts train, in training mode; the others stay, in evaluation mode.
 
-        Raises: ValueError unless trained and frozen name every part of the model, and no other.
+        A model need not have every frozen part of the table, for example no output rows for pictures.
+        Raises: ValueError if it lacks a trained one, or has a part that the row does not name.
         """
-        listed = {*self.trained, *self.frozen}
-        if listed != set(parts):
+        lacking, unnamed = set(self.trained) - set(parts), set(parts) - {*self.trained, *self.frozen}
+        if lacking or unnamed:
             raise ValueError(
-                f"stage {self.name!r}: expected trained and frozen to name the parts {', '.join(parts)}, got "
-                f"{', '.join(sorted(listed))}"
+                f"stage {self.name!r}: expected trained to name parts of the model, which has {', '.join(parts)}, and "
+                f"each of these to be named, got {', '.join(sorted(lacking)) or 'none'} that it lacks and "
+                f"{', '.join(sorted(unnamed)) or 'none'} unnamed"
             )
         for name, part in parts.items():
             part.train(name in self.trained).requires_grad_(name in self.trained)
