@@ -18,8 +18,7 @@ from vistok.config import read_yaml
 from vistok.lvlm.visual_generation import VisualHead
 from vistok.train.ett import Trainer, Training, train
 from vistok.train.ett_conversations import Conversations
-from vistok.train.ett_model import Batch, EndToEnd, caption_gradients
-from vistok.train.ett_scenes import Scenes
+from vistok.train.ett_model import Batch, EndToEnd
 from vistok.train.ett_stages import Stage
 
 TABLE: list[dict[str, Any]] = [
@@ -145,7 +144,7 @@ def test_the_shipped_recipe_runs_on_scenes_and_leaves_a_tokenizer(tmp_path: Path
     rows = [{**row, "batch": 1, "side": 64} for row in recipe["stages"]]
     tiny = {**vistok.info("tokenizer", "ett_nano").tiny, "patch": 16}
     config = Training(
-        **{**recipe, "out": str(tmp_path / "run"), "stages": rows, "settings": tiny, "questions": 1, "steps": 1},
+        **{**recipe, "out": str(tmp_path / "run"), "stages": rows, "settings": tiny, "steps": 1},
         assessed=0, log_every=1,
     )  # fmt: skip
     metrics = train(config)
@@ -162,7 +161,8 @@ def test_a_file_of_pictures_with_answers_trains_too(training: Training, tmp_path
     for level, name in enumerate(words):
         Image.new("RGB", (20 + level, 16), (100 * level,) * 3).save(tmp_path / f"{name}.png")
     talk = [
-        {"image": f"{name}.png", "conversations": [{"from": "human", "value": "<image>\nhow ?"}, {"from": "gpt", "value": answer}]}
+        {"image": f"{name}.png",
+         "conversations": [{"from": "human", "value": "<image>\nhow ?"}, {"from": "gpt", "value": answer}]}
         for name, answer in zip(words, ("1", "2 things", "3"), strict=True)
     ]  # fmt: skip
     (tmp_path / "talk.json").write_text(json.dumps(talk))

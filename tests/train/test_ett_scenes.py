@@ -10,11 +10,14 @@ import torch.nn.functional as F
 import vistok
 from vistok.data.scenes.captions import caption
 from vistok.data.scenes.layout import make_layout
+from vistok.data.scenes.questions import KINDS, questions_about
 from vistok.lvlm.causal_lm import load_causal_lm
 from vistok.lvlm.packed_questions import NAME, packed_positions
+from vistok.lvlm.relevance import IGNORED
 from vistok.train.ett_model import EndToEnd
 from vistok.train.ett_scenes import Scenes, assess
-from vistok.train.scene_batches import IGNORED, SLOT_LENGTH
+
+EASY = ("color", "shape", "count_color")
 
 
 @pytest.fixture(scope="module")
@@ -26,46 +29,57 @@ def model() -> EndToEnd:
     return EndToEnd(vistok.tokenizer("ett_nano", **settings), language).eval()  # type: ignore[arg-type]
 
 
-def test_packed_questions_give_the_loss_of_each_question_alone(model: EndToEnd) -> None:
-    scenes = Scenes(64, 16, 2, 3)
+@pytest.mark.parametrize("kinds", [KINDS, EASY])
+def test_packed_questions_give_the_loss_of_each_question_alone(model: EndToEnd, kinds: tuple[str, ...]) -> None:
+    scenes = Scenes(64, 16, 2, questions=3, kinds=kinds)
     batch = scenes.batch(5)
-    packed = model.caption_loss(batch)
-    alone: list[torch.Tensor] = []
-    length = SLOT_LENGTH + 1  # the end behind an answer that fills its slot stands on the border to the next one
-    ids, labels = (F.pad(part, (0, 1), value=fill) for part, fill in ((batch.ids, 0), (batch.labels, IGNORED)))
-    extra = {"position_ids": packed_positions(2, 3 + 16, 1, length), "packing": (3 + 16, length), "use_cache": False}
-    for slot in range(3):
-        part = slice(slot * SLOT_LENGTH, slot * SLOT_LENGTH + length)
-        own = labels[:, part].clone()
-        own[:, 0] = IGNORED
-        alone.append(
-            model.caption_loss(replace(batch, ids=ids[:, part], labels=own, extra=extra)) * (own != IGNORED).sum()
-        )
-    torch.testing.assert_close(packed, torch.stack(alone).sum() / (batch.labels != IGNORED).sum())
+    assert batch.ids.shape == (2, 3 * scenes.slot) and int((batch.labels != IGNORED).sum()) == 2 * 3 * 2
+    extra = {"position_ids": packed_positions(2, 3 + 16, 1, scenes.slot), "packing": (3 + 16, scenes.slot)}
+    parts = [slice(slot * scenes.slot, (slot + 1) * scenes.slot) for slot in range(3)]
+    alone = [
+        model.caption_loss(replace(batch, ids=batch.ids[:, part], labels=batch.labels[:, part], extra=extra))
+        for part in parts
+    ]
+    torch.testing.assert_close(model.caption_loss(batch), torch.stack(alone).mean())
+
+
+def test_questions_are_of_the_named_kinds_about_scenes_of_few_things() -> None:
+    scenes = Scenes(64, 16, 4, questions=5, kinds=EASY, things=2)
+    words = {number: word for word, number in scenes.words.items()}
+    for number in range(3):
+        batch, kinds = scenes.asked(number)
+        assert {KINDS[kind] for kind in kinds.flatten().tolist()} <= set(EASY)
+        for item, layout in enumerate(scenes._layouts(number)):
+            assert len(layout.things) <= 2
+            asked = {f"{question.text} assistant : {question.answer} </s>" for question in questions_about(layout)}
+            for slot in batch.ids[item].split(scenes.slot):
+                assert " ".join(words[int(i)] for i in slot).split(" <pad>")[0] in asked
+    seeds = [layout.seed for number in range(3) for layout in scenes._layouts(number)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_batches_are_the_same_again_and_differ_by_number_and_split() -> None:
-    scenes = Scenes(64, 16, 2, 3)
+    scenes = Scenes(64, 16, 2)
     first = scenes.batch(1)
-    again, other, held = scenes.batch(1), scenes.batch(2), Scenes(64, 16, 2, 3, "validation").batch(1)
+    again, other, held = scenes.batch(1), scenes.batch(2), Scenes(64, 16, 2, "validation").batch(1)
     assert torch.equal(first.images, again.images) and torch.equal(first.ids, again.ids)
     assert not torch.equal(first.images, other.images) and not torch.equal(first.images, held.images)
-    assert first.images.min() >= 0 and first.images.max() <= 1 and first.prompt is None
+    assert first.images.min() >= 0 and first.images.max() <= 1
 
 
 def test_a_prompt_says_what_the_scene_shows_with_padding_in_front() -> None:
-    scenes = Scenes(64, 16, 3, 1, captions=True)
+    scenes = Scenes(64, 16, 3)
     batch = scenes.batch(0)
     assert batch.prompt is not None and batch.mask is not None
-    words = {number: word for word, number in scenes.source.words.items()}
-    for item, seed in enumerate(scenes.source.seeds[:3]):
+    words = {number: word for word, number in scenes.words.items()}
+    for item, seed in enumerate(scenes.seeds[:3]):
         said = " ".join(words[int(i)] for i in batch.prompt[item][batch.mask[item] == 1])
         assert said == f"<s> user : {caption(make_layout(seed))} assistant :"
         assert batch.mask[item].tolist() == sorted(batch.mask[item].tolist())
 
 
 def test_what_is_assessed_is_the_share_of_first_words_that_are_right(model: EndToEnd) -> None:
-    scenes = Scenes(64, 16, 4, 6, "validation")
+    scenes = Scenes(64, 16, 4, "validation", questions=6, kinds=EASY, things=3)
     model.tokenizer.train()
     found = assess(model, scenes, 2)
     assert model.tokenizer.quantizer.training and not model.language.training
@@ -75,19 +89,25 @@ def test_what_is_assessed_is_the_share_of_first_words_that_are_right(model: EndT
     for number in range(2):
         batch, kinds = scenes.asked(number)
         with torch.no_grad():
-            log_p = model.answer(batch).logits[:, 3 + 16 - 1 : -1]
+            logits = model.answer(batch).logits[:, 3 + 16 - 1 : -1]
             pictures = model.tokenizer.decode(model.tokenizer.encode(batch.images))
         errors += (-10 * (pictures - batch.images).square().mean((1, 2, 3)).log10()).tolist()
         for item in range(4):
             asked = iter(kinds[item].tolist())
-            slots = F.pad(batch.labels[item], (1, 0), value=IGNORED)
-            for place in range(len(slots) - 1):
-                if slots[place + 1] != IGNORED and slots[place] == IGNORED:
-                    kind = list(found.by_kind)[next(asked)]
-                    right.setdefault(kind, []).append(int(log_p[item, place].argmax()) == int(slots[place + 1]))
+            labels = F.pad(batch.labels[item], (1, 0), value=IGNORED)
+            for place in range(len(labels) - 1):
+                if labels[place + 1] != IGNORED and labels[place] == IGNORED:
+                    hit = int(logits[item, place].argmax()) == int(labels[place + 1])
+                    right.setdefault(KINDS[next(asked)], []).append(hit)
     assert sum(len(hits) for hits in right.values()) == 2 * 4 * 6
-    for kind, hits in right.items():
-        # bfloat16 there, float32 here: a near tie may fall either way.
-        assert abs(found.by_kind[kind] - sum(hits) / len(hits)) <= 1 / len(hits)
+    assert found.by_kind == pytest.approx({kind: sum(hits) / len(hits) for kind, hits in right.items()})
+    assert found.accuracy == pytest.approx(sum(found.by_kind.values()) / len(found.by_kind))
     assert found.psnr == pytest.approx(sum(errors) / len(errors), abs=1e-3)
     assert 0 < found.usage <= 1
+
+
+def test_scenes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="kinds among color, .*got \\['colour'\\] and 8"):
+        Scenes(64, 16, 2, kinds=["colour"])
+    with pytest.raises(ValueError, match="things >= 1"):
+        Scenes(64, 16, 2, things=0)

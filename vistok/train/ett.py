@@ -44,7 +44,7 @@ class Training:
     tokenizer: name of a preset, settings: overrides of it. language: as `load_causal_lm` takes it. start: a file that
     an earlier run wrote (`out/<stage>.safetensors`), to go on from. generate: whether the model has output rows for
     visual ids. losses: terms of L_rec, name -> weight; quantizer, adversarial: weights of the rest of L_vq. data,
-    images, prompt: as `Conversations` takes them; without data scenes are drawn, with so many questions about each.
+    images, prompt: as `Conversations` takes them; without data scenes are drawn.
     steps: of every stage, if not the table's. clip: norm of each part's gradient. assessed: scenes of the validation
     split that each stage ends with, 0 = none.
     """
@@ -63,7 +63,6 @@ class Training:
     data: str | None = None
     images: str | None = None
     prompt: str = "{question}\n"
-    questions: int = 8
     steps: int | None = None
     clip: float = 1.0
     bf16: bool = True
@@ -184,8 +183,10 @@ class Trainer:
         """Accuracy, answer loss, PSNR and usage on validation scenes; nothing where other data is trained on."""
         if not self.config.assessed or not self.scenes:
             return {}
-        scenes = Scenes(self.current.side, self.model.tokenizer.patch, 32, 20, "validation")
-        found = assess(self.model, scenes, -(-self.config.assessed // 32))
+        stage = self.current
+        scenes = Scenes(stage.side, self.model.tokenizer.patch, 32, "validation", **stage.data)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+            found = assess(self.model, scenes, -(-self.config.assessed // 32))
         return {
             **{"accuracy": found.accuracy, "answer_loss": found.answer_loss, "psnr": found.psnr, "usage": found.usage},
             **found.by_kind,
@@ -226,8 +227,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(groups, stage.rate(stage.trained[0], 0), stage.betas, fused=True)
 
     def _scenes(self, stage: Stage, number: int) -> Batch:
-        patch, captions = self.model.tokenizer.patch, "visual" in stage.losses
-        return Scenes(stage.side, patch, stage.batch, self.config.questions, captions=captions).batch(number)
+        return Scenes(stage.side, self.model.tokenizer.patch, stage.batch, **stage.data).batch(number)
 
     def _conversations(self) -> Batches:
         config = self.config

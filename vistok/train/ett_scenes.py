@@ -1,21 +1,31 @@
 """Rendered scenes with packed questions as batches of ETT, and how well a tuned model answers and reconstructs them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vistok.data.scenes.captions import caption
-from vistok.data.scenes.layout import make_layout
-from vistok.data.scenes.questions import KINDS
-from vistok.lvlm.micro import MicroSettings
+from vistok.data.scenes.layout import MAX_THINGS, Layout, make_layout
+from vistok.data.scenes.questions import KINDS, Question, questions_about
+from vistok.data.scenes.render import render
+from vistok.data.scenes.splits import seeds_of
+from vistok.lvlm.micro import make_tokenizer
 from vistok.lvlm.packed_questions import packed_positions
+from vistok.lvlm.relevance import IGNORED
 from vistok.metrics.reconstruction import psnr
 from vistok.train.ett_model import Batch, EndToEnd
-from vistok.train.scene_batches import ASKED, IGNORED, SLOT_LENGTH, SceneBatches
 
+_RELATIONS = ("horizontal", "vertical", "depth", "size")
+_LONGEST, _LONGEST_RELATION = 8, 12  # words of a question
+_BEHIND = 4  # "assistant", ":", the answer and the end
 _BEFORE = ("<s>", "user", ":")
+_QUESTION_STREAM = 5
+_TRIED = 8  # seeds for each scene, where only some have few enough things
 
 
 class Scenes:
@@ -25,45 +35,97 @@ class Scenes:
     """
 
     def __init__(
-        self, side: int, patch: int, items: int, questions: int, split: str = "train", *, captions: bool = False
+        self,
+        side: int,
+        patch: int,
+        items: int,
+        split: str = "train",
+        *,
+        questions: int = 6,
+        kinds: Sequence[str] = KINDS,
+        things: int = MAX_THINGS,
     ) -> None:
-        """side, patch: pixels of a picture and of a visual token. captions: also give prompts to make pictures from."""
-        self.tokens = (side // patch) ** 2
-        self.items, self.questions, self.captions = items, questions, captions
-        self.source = SceneBatches(MicroSettings(side=side, patch=patch), items, questions, split)
+        """side, patch: pixels of a picture and of a visual token; things: of a scene at most.
+
+        Raises: ValueError for a kind of questions that is none, or no thing.
+        """
+        unknown = sorted(set(kinds) - set(KINDS))
+        if unknown or not kinds or things < 1:
+            raise ValueError(
+                f"scenes: expected kinds among {', '.join(KINDS)} and things >= 1, got {unknown or list(kinds)} and "
+                f"{things}"
+            )
+        self.side, self.tokens, self.items = side, (side // patch) ** 2, items
+        self.questions, self.kinds, self.things = questions, tuple(kinds), things
+        longest = _LONGEST_RELATION if set(kinds) & set(_RELATIONS) else _LONGEST
+        self.slot = longest + _BEHIND
+        self.seeds = seeds_of(split)
+        self.words = make_tokenizer().get_vocab()
 
     def batch(self, number: int) -> Batch:
-        """The batch of that number."""
+        """The batch of that number: pictures, questions with answers, and captions to make pictures from."""
         return self.asked(number)[0]
 
     def asked(self, number: int) -> tuple[Batch, Tensor]:
-        """The batch of that number and the kinds [B, slots] of its questions, places in ASKED."""
-        found = self.source.batch(number)
-        before = torch.tensor([self.source.words[word] for word in _BEFORE])
+        """The batch of that number and the kinds [B, questions] of its questions, places in KINDS."""
+        layouts = self._layouts(number)
+        images = torch.from_numpy(np.stack([render(layout, self.side).image for layout in layouts]))
+        asked = [self._choose(layout) for layout in layouts]
+        slots = np.array([[self._slot(question) for question in questions] for questions in asked])
+        ids, labels = (torch.from_numpy(slots[:, :, row].reshape(self.items, -1)) for row in (0, 1))
+        before = torch.tensor([self.words[word] for word in _BEFORE])
         prefix = len(before) + self.tokens
         extra = {
-            "position_ids": packed_positions(self.items, prefix, self.questions, SLOT_LENGTH),
-            "packing": (prefix, SLOT_LENGTH),
+            "position_ids": packed_positions(self.items, prefix, self.questions, self.slot),
+            "packing": (prefix, self.slot),
             "use_cache": False,
         }
-        # There a label stands under the word that predicts it, with Hugging Face under the predicted one.
-        labels = torch.nn.functional.pad(found.labels, (1, 0), value=IGNORED)[:, :-1]
-        prompt, mask = self._prompts(number) if self.captions else (None, None)
-        return Batch((found.pixels + 1) / 2, found.ids, labels, before, extra, prompt, mask), found.kinds
+        kinds = torch.tensor([[KINDS.index(question.kind) for question in questions] for questions in asked])
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        return Batch(pixels, ids, labels, before, extra, *self._prompts(layouts)), kinds
 
-    def _prompts(self, number: int) -> tuple[Tensor, Tensor]:
-        seeds = self.source.seeds[number * self.items : (number + 1) * self.items]
-        words = self.source.words
-        texts = [f"user : {caption(make_layout(seed))} assistant :".split() for seed in seeds]
-        rows = [torch.tensor([words["<s>"], *(words[word] for word in text)]) for text in texts]
-        ids = pad_sequence(rows, batch_first=True, padding_value=words["<pad>"], padding_side="left")
-        return ids, (ids != words["<pad>"]).to(torch.int64)
+    def _layouts(self, number: int) -> list[Layout]:
+        """The next scenes with few enough things; every number looks through seeds of its own."""
+        span = self.items * (1 if self.things >= MAX_THINGS else _TRIED)
+        found = (make_layout(seed) for seed in self.seeds[number * span : (number + 1) * span])
+        layouts = list(islice((each for each in found if len(each.things) <= self.things), self.items))
+        if len(layouts) < self.items:
+            raise ValueError(f"scenes: expected {self.items} scenes of at most {self.things} things among {span}")
+        return layouts
+
+    def _choose(self, layout: Layout) -> list[Question]:
+        """Different questions as far as there are: first a kind is drawn, then an answer, then a question."""
+        rng = np.random.default_rng((layout.seed, _QUESTION_STREAM))
+        offered: dict[str, dict[str, list[Question]]] = {}
+        for question in questions_about(layout):
+            if question.kind in self.kinds:
+                offered.setdefault(question.kind, {}).setdefault(question.answer, []).append(question)
+        chosen: list[Question] = []
+        while len(chosen) < self.questions:
+            kind = list(offered)[int(rng.integers(len(offered)))]
+            by_answer = list(offered[kind].values())
+            same = by_answer[int(rng.integers(len(by_answer)))]
+            chosen.append(same[int(rng.integers(len(same)))])
+        return chosen
+
+    def _slot(self, question: Question) -> tuple[list[int], list[int]]:
+        """Ids and labels: of the answer and of the end behind it."""
+        ids = [self.words[word] for word in (*question.text.split(), "assistant", ":", question.answer, "</s>")]
+        fill = self.slot - len(ids)
+        labels = [IGNORED] * (len(ids) - 2) + ids[-2:] + [IGNORED] * fill
+        return ids + [self.words["<pad>"]] * fill, labels
+
+    def _prompts(self, layouts: Sequence[Layout]) -> tuple[Tensor, Tensor]:
+        texts = [f"<s> user : {caption(layout)} assistant :".split() for layout in layouts]
+        rows = [torch.tensor([self.words[word] for word in text]) for text in texts]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.words["<pad>"], padding_side="left")
+        return ids, (ids != self.words["<pad>"]).to(torch.int64)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """accuracy: mean over the kinds of questions; by_kind; answer_loss: L_cap; psnr: mean in dB; usage: share of the
-    codes that the scenes took."""
+    """accuracy: mean over the kinds of questions, by_kind: of each; answer_loss: L_cap; psnr: mean in dB; usage: share
+    of the codes that the scenes took."""
 
     accuracy: float
     by_kind: dict[str, float]
@@ -77,33 +139,30 @@ def assess(model: EndToEnd, scenes: Scenes, batches: int) -> Outcome:
     """First words of the answers, exact match, and reconstructions, over the first batches of `scenes`."""
     modes = {name: part.training for name, part in model.parts.items()}
     model.eval()
-    right, asked = torch.zeros(len(ASKED)), torch.zeros(len(ASKED))
-    losses: list[float] = []
+    right, asked = torch.zeros(len(KINDS)), torch.zeros(len(KINDS))
+    losses: list[Tensor] = []
     decibels: list[Tensor] = []
     used: list[Tensor] = []
     for number in range(batches):
         batch, kinds = scenes.asked(number)
         tokens = model.tokenizer.encode(batch.images)
-        decibels.append(psnr(model.tokenizer.decode(tokens), batch.images).reshape(-1))
+        decibels.append(psnr(model.tokenizer.decode(tokens), batch.images))
         used.append(tokens.indices.flatten())
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = model.answer(batch, tokens.embeds)
-        losses.append(float(out.loss))
-        words = len(batch.labels[0])
-        said, labels = out.logits[:, -words - 1 : -1].argmax(-1), batch.labels
-        first = (labels != IGNORED) & (torch.nn.functional.pad(labels, (1, 0), value=IGNORED)[:, :-1] == IGNORED)
-        hits = (said == labels)[first].float()
+        out = model.answer(batch, tokens.embeds)
+        losses.append(out.loss)
+        said = out.logits[:, -batch.labels.shape[1] - 1 : -1].argmax(-1)
+        first = batch.labels != IGNORED
+        first[:, 1:] &= batch.labels[:, :-1] == IGNORED
+        hits = (said == batch.labels)[first].float()
         right.index_add_(0, kinds.flatten(), hits)
         asked.index_add_(0, kinds.flatten(), torch.ones_like(hits))
     for name, part in model.parts.items():
         part.train(modes[name])
-    shares = (right / asked.clamp(min=1)).tolist()
-    by_kind = dict(zip(ASKED, shares, strict=True))
-    sizes = model.tokenizer.codebook_sizes
+    by_kind = {kind: float(right[i] / asked[i]) for i, kind in enumerate(KINDS) if asked[i]}
     return Outcome(
-        accuracy=sum(by_kind[kind] for kind in KINDS) / len(KINDS),
+        accuracy=sum(by_kind.values()) / len(by_kind),
         by_kind=by_kind,
-        answer_loss=sum(losses) / len(losses),
-        psnr=float(torch.cat(decibels).mean()),
-        usage=len(torch.cat(used).unique()) / sizes[0],
+        answer_loss=float(torch.stack(losses).mean()),
+        psnr=float(torch.stack(decibels).mean()),
+        usage=len(torch.cat(used).unique()) / model.tokenizer.codebook_sizes[0],
     )

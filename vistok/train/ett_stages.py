@@ -4,7 +4,7 @@ A model is made of named parts. Every row of the table puts each part on one sid
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import cos, pi
 from typing import Any
 
@@ -22,7 +22,7 @@ class Stage:
 
     learning_rate: of all trained parts, or of each by name. warmup: share of the steps in which the rate rises; then it
     stays ("fixed") or falls to 0 ("cosine"). batch: items a step, side: of their pictures in pixels. stream: rows of
-    the same number see the same batches.
+    the same number see the same batches. data: further arguments of what makes them.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Stage:
     decay: str = "cosine"
     side: int = 96
     stream: int = 0
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the stage and what is wrong with it."""
@@ -90,7 +91,7 @@ def read_stages(table: Iterable[Mapping[str, Any]]) -> dict[str, Stage]:
     Raises: TypeError for a column that is none; ValueError for a missing one, a name given twice, or a bad value.
     """
     stages: dict[str, Stage] = {}
-    needed = [field.name for field in fields(Stage)][:7]
+    needed = [each.name for each in fields(Stage)][:7]
     for number, row in enumerate(table, 1):
         check_settings(f"stage {row.get('name', number)!r}", Stage, row)
         missing = [name for name in needed if name not in row]
