@@ -15,7 +15,7 @@ from vistok.train.ett_model import Batch, EndToEnd
 from vistok.train.ett_stages import Stage
 
 SIDE, PATCH = 16, 8
-COLORS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9], [0.9, 0.9, 0.2]])
+TINTS = 0.08 * torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, -1.0, 1.0], [0.0, 1.0, -1.0]])
 FIRST_WORD = 3
 WHOLE = {"tokenizer": 3e-3, "projector": 3e-3, "language": 3e-3}
 TABLE: list[dict[str, Any]] = [
@@ -24,29 +24,22 @@ TABLE: list[dict[str, Any]] = [
     {"name": "align", "trained": ["projector"], "frozen": ["tokenizer", "language"], "losses": {"caption": 1.0},
      "learning_rate": 5e-3, "steps": 30, "batch": 16, "stream": 1},
     {"name": "frozen", "trained": ["projector", "language"], "frozen": ["tokenizer"], "losses": {"caption": 1.0},
-     "learning_rate": {"projector": 3e-3, "language": 3e-3}, "steps": 120, "batch": 16, "stream": 2},
+     "learning_rate": {"projector": 3e-3, "language": 3e-3}, "steps": 80, "batch": 16, "stream": 2},
     {"name": "caption", "trained": ["tokenizer", "projector", "language"], "frozen": [], "losses": {"caption": 1.0},
-     "learning_rate": WHOLE, "steps": 120, "batch": 16, "stream": 2},
+     "learning_rate": WHOLE, "steps": 80, "batch": 16, "stream": 2},
     {"name": "both", "trained": ["tokenizer", "projector", "language"], "frozen": [],
-     "losses": {"caption": 1.0, "vq": 0.25}, "learning_rate": WHOLE, "steps": 120, "batch": 16, "stream": 2},
+     "losses": {"caption": 1.0, "vq": 0.25}, "learning_rate": WHOLE, "steps": 80, "batch": 16, "stream": 2},
 ]  # fmt: skip
 
 
 def pictures(items: int, number: int) -> Batch:
-    """Stripes in strong greys over everything, and in each quarter a small faint spot of colour that the words name."""
+    """Four greys, and over all of them a faint tint that one word names."""
     draw = torch.Generator().manual_seed(number)
-    phase = torch.rand(items, 1, 1, generator=draw) * 6.28
-    rows = torch.arange(SIDE)[None, :, None] * torch.rand(items, 1, 1, generator=draw) * 1.5
-    columns = torch.arange(SIDE)[None, None, :] * torch.rand(items, 1, 1, generator=draw) * 1.5
-    grey = 0.5 + 0.4 * torch.sin(rows + columns + phase)
-    images = grey[:, None].expand(-1, 3, -1, -1).clone()
-    colors = torch.randint(len(COLORS), (items, 4), generator=draw)
-    for quarter in range(4):
-        top, left = quarter // 2 * 8 + 2, quarter % 2 * 8 + 2
-        spot = COLORS[colors[:, quarter]][:, :, None, None]
-        images[:, :, top : top + 3, left : left + 3] = spot
-    ids = colors + FIRST_WORD
-    return Batch(images.clamp(0, 1), ids, ids, torch.tensor([1]))
+    grey = 0.1 + 0.8 * torch.rand(items, 1, 2, 2, generator=draw)
+    tints = torch.randint(len(TINTS), (items, 1), generator=draw)
+    images = grey.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3) + TINTS[tints[:, 0]][:, :, None, None]
+    ids = tints + FIRST_WORD
+    return Batch(images, ids, ids, torch.tensor([1]))
 
 
 def batches(stage: Stage, number: int) -> Batch:
@@ -57,7 +50,7 @@ def model() -> EndToEnd:
     torch.manual_seed(0)
     tokenizer: Any = vistok.tokenizer(
         "ett_nano", patch=PATCH, width=32, fine_width=16, encoder_blocks=1, decoder_blocks=1, fine_blocks=1,
-        quantizer={"method": "ibq", "dim": 8, "codebook_size": 32},
+        quantizer={"method": "ibq", "dim": 8, "codebook_size": 64},
     )  # fmt: skip
     language = LlamaForCausalLM(
         LlamaConfig(vocab_size=8, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
@@ -76,7 +69,9 @@ def outcome(tuned: EndToEnd) -> tuple[float, float]:
 
 @pytest.mark.slow
 def test_tuning_raises_understanding_and_reconstruction_survives_with_its_own_loss_only(tmp_path: Path) -> None:
-    config = Training(out=str(tmp_path / "start"), stages=TABLE, run=["start", "align"], losses={"log_l2": 1.0})
+    config = Training(
+        out=str(tmp_path / "start"), stages=TABLE, run=["start", "align"], losses={"l2": 4.0}, quantizer=0.25
+    )
     first = model()
     Trainer(config, batches, first).run()
     _, at_start = outcome(first)
@@ -86,8 +81,7 @@ def test_tuning_raises_understanding_and_reconstruction_survives_with_its_own_lo
         tuned = model()
         Trainer(own, batches, tuned).run()
         found[arm] = outcome(tuned)
-    print(at_start, found)
-    assert found["frozen"][1] == pytest.approx(at_start)
-    assert found["caption"][0] < found["frozen"][0] - 0.1 and found["both"][0] < found["frozen"][0] - 0.1
-    assert found["caption"][1] < at_start - 2
-    assert found["both"][1] > at_start - 0.5
+    # By chance the loss is ln 4 = 1.39: the frozen codes hold the greys, and no room is left for a faint tint.
+    assert found["frozen"][0] > 1.2 and found["frozen"][1] == pytest.approx(at_start)
+    assert found["caption"][0] < 0.7 and found["caption"][1] < at_start - 5
+    assert found["both"][0] < 0.7 and found["both"][1] > at_start - 3

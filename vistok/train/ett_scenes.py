@@ -1,8 +1,7 @@
 """Rendered scenes with packed questions as batches of ETT, and how well a tuned model answers and reconstructs them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vistok.data.scenes.captions import caption
-from vistok.data.scenes.layout import MAX_THINGS, Layout, make_layout
+from vistok.data.scenes.layout import Layout, make_layout
 from vistok.data.scenes.questions import KINDS, Question, questions_about
 from vistok.data.scenes.render import render
 from vistok.data.scenes.splits import seeds_of
@@ -25,7 +24,7 @@ _LONGEST, _LONGEST_RELATION = 8, 12  # words of a question
 _BEHIND = 4  # "assistant", ":", the answer and the end
 _BEFORE = ("<s>", "user", ":")
 _QUESTION_STREAM = 5
-_TRIED = 8  # seeds for each scene, where only some have few enough things
+_OFF_CENTRE = 0.25
 
 
 class Scenes:
@@ -43,20 +42,20 @@ class Scenes:
         *,
         questions: int = 6,
         kinds: Sequence[str] = KINDS,
-        things: int = MAX_THINGS,
+        radius: float | None = None,
     ) -> None:
-        """side, patch: pixels of a picture and of a visual token; things: of a scene at most.
+        """side, patch: pixels of a picture and of a visual token. radius: of `close_up`, None = whole scenes.
 
-        Raises: ValueError for a kind of questions that is none, or no thing.
+        Raises: ValueError for a kind of questions that is none, or a radius that is not positive.
         """
         unknown = sorted(set(kinds) - set(KINDS))
-        if unknown or not kinds or things < 1:
+        if unknown or not kinds or (radius is not None and radius <= 0):
             raise ValueError(
-                f"scenes: expected kinds among {', '.join(KINDS)} and things >= 1, got {unknown or list(kinds)} and "
-                f"{things}"
+                f"scenes: expected kinds among {', '.join(KINDS)} and radius > 0, got {unknown or list(kinds)} and "
+                f"{radius}"
             )
         self.side, self.tokens, self.items = side, (side // patch) ** 2, items
-        self.questions, self.kinds, self.things = questions, tuple(kinds), things
+        self.questions, self.kinds, self.radius = questions, tuple(kinds), radius
         longest = _LONGEST_RELATION if set(kinds) & set(_RELATIONS) else _LONGEST
         self.slot = longest + _BEHIND
         self.seeds = seeds_of(split)
@@ -85,13 +84,8 @@ class Scenes:
         return Batch(pixels, ids, labels, before, extra, *self._prompts(layouts)), kinds
 
     def _layouts(self, number: int) -> list[Layout]:
-        """The next scenes with few enough things; every number looks through seeds of its own."""
-        span = self.items * (1 if self.things >= MAX_THINGS else _TRIED)
-        found = (make_layout(seed) for seed in self.seeds[number * span : (number + 1) * span])
-        layouts = list(islice((each for each in found if len(each.things) <= self.things), self.items))
-        if len(layouts) < self.items:
-            raise ValueError(f"scenes: expected {self.items} scenes of at most {self.things} things among {span}")
-        return layouts
+        layouts = (make_layout(seed) for seed in self.seeds[number * self.items : (number + 1) * self.items])
+        return [layout if self.radius is None else close_up(layout, self.radius) for layout in layouts]
 
     def _choose(self, layout: Layout) -> list[Question]:
         """Different questions as far as there are: first a kind is drawn, then an answer, then a question."""
@@ -120,6 +114,13 @@ class Scenes:
         rows = [torch.tensor([self.words[word] for word in text]) for text in texts]
         ids = pad_sequence(rows, batch_first=True, padding_value=self.words["<pad>"], padding_side="left")
         return ids, (ids != self.words["<pad>"]).to(torch.int64)
+
+
+def close_up(layout: Layout, radius: float) -> Layout:
+    """The scene with its nearest thing alone, large and near the middle; radius: in image sides."""
+    nearest = layout.things[0]
+    x, y = (0.5 + _OFF_CENTRE * (place - 0.5) for place in (nearest.x, nearest.y))
+    return replace(layout, things=(replace(nearest, x=x, y=y, radius=radius),))
 
 
 @dataclass(frozen=True)
