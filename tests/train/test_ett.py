@@ -73,20 +73,15 @@ def test_each_stage_moves_exactly_the_parts_that_it_lists(training: Training, tm
         assert moved(before, after) == set(row["trained"])
         before = after
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in logged] == list(range(1, 9)) and [row["stage"] for row in logged][::2] == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    assert [row["step"] for row in logged] == list(range(1, 9)) and {row["stage"] for row in logged} == {0, 1, 2, 3}
     assert {"l1", "quantizer"} <= set(logged[0]) and "caption" in logged[2] and "visual" in logged[6]
     assert {"l1", "quantizer", "caption", "norm_tokenizer", "norm_language"} <= set(logged[4])
 
 
-@pytest.mark.parametrize("stop", [3, 4])
+@pytest.mark.parametrize("stop", [3, pytest.param(2, marks=pytest.mark.slow)])  # within a stage, and between two
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(training: Training, tmp_path: Path, stop: int) -> None:
     whole = tiny_model()
-    config = replace(training, adversarial=0.1)
+    config = replace(training, run=["alignment", "semantic"], adversarial=0.1)
     Trainer(config, noise, whole).run()
 
     def stopped(step: int, values: dict[str, float]) -> None:
@@ -99,7 +94,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(training: Training, 
     resumed = tiny_model(seed=1)
     Trainer(halves, noise, resumed).run()
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
-    assert [json.loads(row)["step"] for row in (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()] == [*range(1, 9)]  # noqa: E501  # fmt: skip
+    assert [json.loads(row)["step"] for row in (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]  # noqa: E501  # fmt: skip
 
 
 def test_a_run_starts_from_a_stage_of_another_and_goes_through_the_named_stages_only(
@@ -148,7 +143,7 @@ def test_the_shipped_recipe_runs_on_scenes_and_leaves_a_tokenizer(tmp_path: Path
         assessed=0, log_every=1,
     )  # fmt: skip
     metrics = train(config)
-    assert metrics["step"] == 3 and {"log_l2", "caption"} <= set(metrics)
+    assert metrics["step"] == 4 and {"log_l2", "caption"} <= set(metrics)
     trained: Any = vistok.tokenizer("ett_nano", checkpoint=tmp_path / "run" / "model")
     saved = load_file(tmp_path / "run" / "semantic.safetensors")
     assert torch.equal(trained.quantizer.codebook, saved["tokenizer.quantizer.codebook"].half().float())

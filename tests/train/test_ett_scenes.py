@@ -11,11 +11,12 @@ import vistok
 from vistok.data.scenes.captions import caption
 from vistok.data.scenes.layout import make_layout
 from vistok.data.scenes.questions import KINDS, questions_about
+from vistok.data.scenes.render import render
 from vistok.lvlm.causal_lm import load_causal_lm
 from vistok.lvlm.packed_questions import NAME, packed_positions
 from vistok.lvlm.relevance import IGNORED
 from vistok.train.ett_model import EndToEnd
-from vistok.train.ett_scenes import Scenes, assess
+from vistok.train.ett_scenes import Scenes, assess, close_up
 
 EASY = ("color", "shape", "count_color")
 
@@ -43,19 +44,26 @@ def test_packed_questions_give_the_loss_of_each_question_alone(model: EndToEnd, 
     torch.testing.assert_close(model.caption_loss(batch), torch.stack(alone).mean())
 
 
-def test_questions_are_of_the_named_kinds_about_scenes_of_few_things() -> None:
-    scenes = Scenes(64, 16, 4, questions=5, kinds=EASY, things=2)
-    words = {number: word for word, number in scenes.words.items()}
-    for number in range(3):
-        batch, kinds = scenes.asked(number)
+def test_questions_are_of_the_named_kinds_about_what_is_drawn() -> None:
+    for scenes in (Scenes(64, 16, 3, questions=4, kinds=EASY), Scenes(64, 16, 3, questions=4, kinds=EASY, radius=0.3)):
+        words = {number: word for word, number in scenes.words.items()}
+        batch, kinds = scenes.asked(7)
         assert {KINDS[kind] for kind in kinds.flatten().tolist()} <= set(EASY)
-        for item, layout in enumerate(scenes._layouts(number)):
-            assert len(layout.things) <= 2
+        for item, seed in enumerate(scenes.seeds[21:24]):
+            layout = make_layout(seed) if scenes.radius is None else close_up(make_layout(seed), 0.3)
+            assert torch.equal(batch.images[item], torch.from_numpy(render(layout, 64).image).permute(2, 0, 1) / 255)
             asked = {f"{question.text} assistant : {question.answer} </s>" for question in questions_about(layout)}
             for slot in batch.ids[item].split(scenes.slot):
                 assert " ".join(words[int(i)] for i in slot).split(" <pad>")[0] in asked
-    seeds = [layout.seed for number in range(3) for layout in scenes._layouts(number)]
-    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_close_up_shows_the_nearest_thing_alone_and_near_the_middle() -> None:
+    for seed in range(20):
+        layout = make_layout(seed)
+        (thing,) = close_up(layout, 0.35).things
+        nearest = layout.things[0]
+        assert (thing.shape, thing.color, thing.texture) == (nearest.shape, nearest.color, nearest.texture)
+        assert thing.radius == 0.35 and abs(thing.x - 0.5) <= 0.125 and abs(thing.y - 0.5) <= 0.125
 
 
 def test_batches_are_the_same_again_and_differ_by_number_and_split() -> None:
@@ -79,7 +87,7 @@ def test_a_prompt_says_what_the_scene_shows_with_padding_in_front() -> None:
 
 
 def test_what_is_assessed_is_the_share_of_first_words_that_are_right(model: EndToEnd) -> None:
-    scenes = Scenes(64, 16, 4, "validation", questions=6, kinds=EASY, things=3)
+    scenes = Scenes(64, 16, 4, "validation", questions=6, kinds=EASY, radius=0.35)
     model.tokenizer.train()
     found = assess(model, scenes, 2)
     assert model.tokenizer.quantizer.training and not model.language.training
@@ -107,7 +115,7 @@ def test_what_is_assessed_is_the_share_of_first_words_that_are_right(model: EndT
 
 
 def test_scenes_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="kinds among color, .*got \\['colour'\\] and 8"):
+    with pytest.raises(ValueError, match="kinds among color, .*got \\['colour'\\] and None"):
         Scenes(64, 16, 2, kinds=["colour"])
-    with pytest.raises(ValueError, match="things >= 1"):
-        Scenes(64, 16, 2, things=0)
+    with pytest.raises(ValueError, match="radius > 0"):
+        Scenes(64, 16, 2, radius=0)

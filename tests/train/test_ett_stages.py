@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from vistok.config import config_names, read_yaml
+from vistok.train.ett import Training
 from vistok.train.ett_stages import Stage, chosen_stages, read_stages
 
 ROW: dict[str, Any] = {
@@ -31,7 +32,9 @@ def test_exactly_the_listed_parts_train_and_the_others_stay_in_evaluation_mode()
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_shipped_tables_hold_the_papers_stages(name: str) -> None:
-    stages = read_stages(read_yaml("train", name)["stages"])
+    recipe = {key: value for key, value in read_yaml("train", name).items() if key not in ("summary", "method")}
+    stages = read_stages(Training(out="", **recipe).stages)
+    assert chosen_stages(stages, recipe["run"])
     for stage in stages.values():
         listed = [*stage.trained, *stage.frozen]
         assert len(set(listed)) == len(listed) and {"tokenizer", "projector", "language"} <= set(listed)
