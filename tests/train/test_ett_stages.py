@@ -76,6 +76,7 @@ def test_rates_rise_then_fall_to_nothing_or_stay() -> None:
         ({"losses": {}}, "losses among"),
         ({"steps": 0}, "steps and batch >= 1"),
         ({"decay": "linear"}, "decay in"),
+        ({"stream": 10}, "stream in 0..9"),
         ({"learning_rate": {"tokenizer": 1.0}}, "one for each of \\['projector', 'tokenizer'\\]"),
     ],
 )

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,14 @@ _STREAM = 1_000_000  # steps that a stream can have before it meets the next one
 
 @dataclass(frozen=True)
 class Training:
-    """One run. stages: rows of the table (`Stage`); run: names of those to go through, all if empty.
+    """One run. stages: rows of the table (`Stage`); run: names of those to go through in order, all if empty.
 
     tokenizer: name of a preset, settings: overrides of it. language: as `load_causal_lm` takes it. start: a file that
     an earlier run wrote (`out/<stage>.safetensors`), to go on from. generate: whether the model has output rows for
     visual ids. losses: terms of L_rec, name -> weight; quantizer, adversarial: weights of the rest of L_vq. data,
-    images, prompt: as `Conversations` takes them; without data scenes are drawn.
-    steps: of every stage, if not the table's. clip: norm of each part's gradient. assessed: scenes of the validation
-    split that each stage ends with, 0 = none.
+    images, prompt: as `Conversations` takes them; without data scenes are drawn. steps: of every stage, if not the
+    table's. clip: norm of each part's gradient. assessed: scenes of the validation split that each stage ends with,
+    0 = none.
     """
 
     out: str
@@ -89,18 +89,16 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config, self.out = config, Path(config.out)
-        self.stages = chosen_stages(read_stages(config.stages), config.run)
+        table = chosen_stages(read_stages(config.stages), config.run)
+        self.stages = [replace(stage, steps=config.steps or stage.steps) for stage in table]
         torch.manual_seed(config.seed)
         self.model = make_model(config) if model is None else model
         if config.start is not None:
             load_model(self.model, config.start)
-        self.scenes = batches is None and config.data is None
+        self.draws_scenes = batches is None and config.data is None
         self.batches = batches or (self._scenes if config.data is None else self._conversations())
-        if self.scenes and self.model.language.config.vocab_size != len(vocabulary()):
-            raise ValueError(
-                "train: expected data, a JSON or JSON Lines file of pictures with questions and answers; without it "
-                f"scenes are drawn, which speak the words of micro_lvlm, not those of {config.language}"
-            )
+        if self.draws_scenes:
+            self._prepare_for_scenes()
         self.discriminator = PatchDiscriminator() if config.adversarial else None
         if self.discriminator is not None:
             self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), 1e-4, (0.5, 0.9))
@@ -123,7 +121,7 @@ class Trainer:
         while self.stage < len(self.stages):
             values = self.train_step()
             self.seconds = time.monotonic() - began
-            stage, last = self.current, self.step == self.steps
+            stage, last = self.current, self.step == self.current.steps
             if not math.isfinite(values["loss"]):
                 raise FloatingPointError(
                     f"{self.out}: loss is {values['loss']} in stage {stage.name}, step {self.step}; lower its "
@@ -149,11 +147,6 @@ class Trainer:
         """The stage at hand."""
         return self.stages[self.stage]
 
-    @property
-    def steps(self) -> int:
-        """Steps of the stage at hand."""
-        return self.config.steps or self.current.steps
-
     def train_step(self) -> dict[str, float]:
         """One update of the parts that the stage trains; returns its loss terms."""
         stage = self.current
@@ -166,7 +159,7 @@ class Trainer:
             terms = self.model(batch, stage.losses, self.vq)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         total.backward()
-        # Each part by itself, or a large gradient of one would slow the others down.
+        # Each part by itself: a language model must not learn more slowly because a tokenizer's gradient is large.
         norms = {
             f"norm_{group['part']}": nn.utils.clip_grad_norm_(group["params"], self.config.clip)
             for group in self.optimizer.param_groups
@@ -181,7 +174,7 @@ class Trainer:
 
     def assess(self) -> dict[str, float]:
         """Accuracy, answer loss, PSNR and usage on validation scenes; nothing where other data is trained on."""
-        if not self.config.assessed or not self.scenes:
+        if not self.config.assessed or not self.draws_scenes:
             return {}
         stage = self.current
         scenes = Scenes(stage.side, self.model.tokenizer.patch, 32, "validation", **stage.data)
@@ -226,6 +219,15 @@ class Trainer:
         groups = [{"params": list(parts[name].parameters()), "part": name} for name in stage.trained]
         self.optimizer = torch.optim.Adam(groups, stage.rate(stage.trained[0], 0), stage.betas, fused=True)
 
+    def _prepare_for_scenes(self) -> None:
+        settings = self.model.language.config
+        if settings.vocab_size != len(vocabulary()):
+            raise ValueError(
+                "train: expected data, a JSON or JSON Lines file of pictures with questions and answers; without it "
+                f"scenes are drawn, which speak the words of micro_lvlm, not those of {self.config.language}"
+            )
+        settings._attn_implementation = NAME
+
     def _scenes(self, stage: Stage, number: int) -> Batch:
         return Scenes(stage.side, self.model.tokenizer.patch, stage.batch, **stage.data).batch(number)
 
@@ -238,8 +240,10 @@ class Trainer:
 
     def _train_discriminator(self, batch: Batch) -> torch.Tensor:
         assert self.discriminator is not None
+        tokenizer = self.model.tokenizer.eval()  # or a codebook of averages would move once more
         with torch.no_grad():
-            fake = self.model.tokenizer(batch.images).images
+            fake = tokenizer.decode(tokenizer.encode(batch.images))
+        tokenizer.train()
         loss = hinge_discriminator_loss(self.discriminator(batch.images), self.discriminator(fake))
         self.discriminator_optimizer.zero_grad()
         loss.backward()
@@ -251,8 +255,6 @@ def make_model(config: Training) -> EndToEnd:
     """Tokenizer, projector and language model of a run, untuned; weights of what is new from torch's generator."""
     tokenizer: Any = create("tokenizer", config.tokenizer, **config.settings)
     language = load_causal_lm(config.language)
-    if config.language == "micro_lvlm":
-        language.config._attn_implementation = NAME
     width = language.get_input_embeddings().weight.shape[1]
     head = VisualHead(width, tokenizer.codebook_sizes) if config.generate else None
     return EndToEnd(tokenizer, language, head=head)

@@ -84,6 +84,8 @@ class Scenes:
         return Batch(pixels, ids, labels, before, extra, *self._prompts(layouts)), kinds
 
     def _layouts(self, number: int) -> list[Layout]:
+        if not 0 <= number < len(self.seeds) // self.items:
+            raise ValueError(f"scenes: expected a batch number below {len(self.seeds) // self.items}, got {number}")
         layouts = (make_layout(seed) for seed in self.seeds[number * self.items : (number + 1) * self.items])
         return [layout if self.radius is None else close_up(layout, self.radius) for layout in layouts]
 

@@ -52,6 +52,8 @@ class Stage:
                 f"{where}: expected steps and batch >= 1, warmup in 0..1 and decay in {_DECAYS}, got {self.steps}, "
                 f"{self.batch}, {self.warmup} and {self.decay!r}"
             )
+        if not 0 <= self.stream <= 9:
+            raise ValueError(f"{where}: expected a stream in 0..9, got {self.stream}")
         if not isinstance(self.learning_rate, int | float) and set(self.learning_rate) != set(self.trained):
             raise ValueError(
                 f"{where}: expected one learning_rate, or one for each of {sorted(self.trained)}, got those of "
