@@ -31,6 +31,7 @@ SHORTER = {
     "vistok eval adaptive": "--count 4",
     "vistok eval complexity": "--count 2",
     "vistok eval lvlm": "--questions 28",
+    "vistok eval retrieval": "--scenes 10",
     "vistok eval prune": "--questions 28 --budgets 0.25",
     "vistok compare": "--questions 28 --budgets 0.25",
 }
