@@ -16,7 +16,7 @@ from vistok.train.losses import l1, l2
 WORDS, SIDE = 19, 16
 # What each quantizer lets L_cap move: encoders always, codes only where they take part in the gradient.
 MOVES_CODES = {"ibq": True, "projected": True}
-QUANTIZERS = [name for name in vistok.list_quantizers() if name not in ("vq_cosine", "vq_seed", "fsq_symmetric")]
+QUANTIZERS = vistok.list_quantizers()
 
 
 def quantizer_settings(name: str) -> dict[str, Any]:

@@ -119,5 +119,7 @@ def test_scenes_that_cannot_be_are_refused() -> None:
         Scenes(64, 16, 2, kinds=["colour"])
     with pytest.raises(ValueError, match="radius > 0"):
         Scenes(64, 16, 2, radius=0)
+    with pytest.raises(ValueError, match="scene 0 has no question"):
+        Scenes(64, 16, 2, kinds=["nearest"], radius=0.3).batch(0)
     with pytest.raises(ValueError, match="below 2147483648"):
         Scenes(64, 16, 2).batch(2**31)

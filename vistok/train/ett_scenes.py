@@ -90,12 +90,16 @@ class Scenes:
         return [layout if self.radius is None else close_up(layout, self.radius) for layout in layouts]
 
     def _choose(self, layout: Layout) -> list[Question]:
-        """Different questions as far as there are: first a kind is drawn, then an answer, then a question."""
+        """First a kind is drawn, then an answer, then a question; one may come twice."""
         rng = np.random.default_rng((layout.seed, _QUESTION_STREAM))
         offered: dict[str, dict[str, list[Question]]] = {}
         for question in questions_about(layout):
             if question.kind in self.kinds:
                 offered.setdefault(question.kind, {}).setdefault(question.answer, []).append(question)
+        if not offered:
+            raise ValueError(
+                f"scenes: expected kinds that every scene can be asked, scene {layout.seed} has no question"
+            )
         chosen: list[Question] = []
         while len(chosen) < self.questions:
             kind = list(offered)[int(rng.integers(len(offered)))]
