@@ -9,7 +9,7 @@ The slow test's 250 steps on 600 pictures, 100 held out, before -> after: colour
 textures about by chance; of what is drawn the judge reads the colour asked for in 20 -> 73 % (96 on real pictures) and
 the size in 47 -> 85 % (87). The 1600 steps of `configs/train/image_words.yaml` (4000 pictures, 200 held out, five
 minutes): named colour 99.5 %, size 83, shape 32 (chance 17), texture 34 (chance); drawn colour 81 % (99.5 on real
-pictures), size 78 (94), shape 23 (48), texture 36 (63). So colours and sizes are learned and shapes hardly: pictures are
+pictures), size 78 (94), shape 23 (48), texture 36 (63). So colours and sizes are learned, shapes hardly: pictures are
 blots of the right colour in a fitting background, of patches of 16 pixels that do not join.
 """
 
