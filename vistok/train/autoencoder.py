@@ -4,11 +4,8 @@ Every random draw of a step comes from (seed, step): batches from the sampler, n
 seeded anew each step. So the state is weights, average, optimizer, step, and what codes the next log row reports.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,11 +20,9 @@ from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import export
 from vistok.train.losses import Loss, PatchDiscriminator, hinge_discriminator_loss, make_losses
-from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.train.moving_average import moving_average
+from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import load_weights
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -100,34 +95,15 @@ class Trainer:
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
-        config = self.config
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-        self.resume()
-        drop_rows_after(self.out / "metrics.jsonl", self.step)
-        metrics: dict[str, float] = {}
-        writer = _tensorboard(self.out) if config.tensorboard else None
-        began = time.monotonic() - self.seconds
-        while self.step < config.steps:
-            values = self.train_step()
-            self.seconds = time.monotonic() - began
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(
-                    f"{self.out}: loss is {values['loss']} at step {self.step}; lower learning_rate"
-                )
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                timing = {"step": self.step, "seconds": round(self.seconds, 1), "lr": self.learning_rate()}
-                metrics = timing | values | _code_use(self.books)
-                self.books = None
-                append_row(self.out / "metrics.jsonl", metrics)
-                if writer is not None:
-                    for name, value in metrics.items():
-                        writer.add_scalar(name, value, self.step)
-            if self.step % config.save_every == 0 or self.step == config.steps:
-                self.save()
-            if on_step is not None:
-                on_step(self.step, values)
-        return metrics
+        writer = _tensorboard(self.out) if self.config.tensorboard else None
+
+        def write(row: dict[str, float]) -> None:
+            self.books = None
+            if writer is not None:
+                for name, value in row.items():
+                    writer.add_scalar(name, value, self.step)
+
+        return run_steps(self, on_step, measure=self._measured, on_row=write)
 
     def train_step(self) -> dict[str, float]:
         """One update of the model (and of the discriminator); returns the loss terms."""
@@ -202,6 +178,10 @@ class Trainer:
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _measured(self, due: bool) -> dict[str, float]:
+        """What a row says beside the loss terms."""
+        return {"lr": self.learning_rate(), **_code_use(self.books)} if due else {}
 
     def _see(self, indices: Tensor, restarts: int) -> None:
         """Take ids of one step into the report since the last log row; codebooks too large to count have none."""

@@ -31,8 +31,8 @@ from vistok.train.ett_stages import Stage, chosen_stages, read_stages
 from vistok.train.export import write_half
 from vistok.train.losses import PatchDiscriminator, hinge_discriminator_loss, make_losses
 from vistok.train.metrics_log import append_row, drop_rows_after
+from vistok.train.step_loop import OnStep
 
-OnStep = Callable[[int, dict[str, float]], None]
 Batches = Callable[[Stage, int], Batch]
 _STREAM = 1_000_000  # steps that a stream can have before it meets the next one
 

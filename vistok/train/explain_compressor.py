@@ -24,9 +24,9 @@ from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.conversations import Sample, read_conversations
 from vistok.train.relevance_pairs import Pairs, cached_pairs
+from vistok.train.step_loop import OnStep
 from vistok.weights import locate
 
-OnStep = Callable[[int, dict[str, float]], None]
 _GROUPS = 1000
 
 

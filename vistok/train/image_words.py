@@ -13,13 +13,9 @@ pictures), size 78 (94), shape 23 (48), texture 36 (63). So colours and sizes ar
 blots of the right colour in a fitting background, of patches of 16 pixels that do not join.
 """
 
-import json
-import math
 import os
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +32,12 @@ from vistok.data.scenes.render import render
 from vistok.data.scenes.splits import seeds_of
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.image_word_starts import word_start
-from vistok.train.metrics_log import append_row, drop_rows_after
+from vistok.train.metrics_log import append_row
 from vistok.train.naming_and_drawing import drawing, naming, picture_sheet
 from vistok.train.patch_codes import PatchCodes
 from vistok.train.portrait_reader import PortraitReader
+from vistok.train.step_loop import OnStep, run_steps
 
-OnStep = Callable[[int, dict[str, float]], None]
 _PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _CAPTIONS_FROM = 1_000_000  # the first seed of scenes that the base model reads about, far from those it sees
 
@@ -132,30 +128,7 @@ class Trainer:
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
-        config, metrics = self.config, dict[str, float]()
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-        self.resume()
-        drop_rows_after(self.out / "metrics.jsonl", self.step)
-        began = time.monotonic() - self.seconds
-        while self.step < config.steps:
-            if self.step == config.base_steps and self.base is None:
-                self.attach()
-            loss = self.train_step()
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"{self.out}: loss is {loss} at step {self.step}; lower rate or base_rate")
-            self.seconds = time.monotonic() - began
-            values, last = {"loss": loss}, self.step == config.steps
-            if self.step % config.log_every == 0 or last:
-                if self.base is not None:
-                    values |= self.held_out_losses()
-                metrics = {"step": self.step, "seconds": round(self.seconds, 1), **values}
-                append_row(self.out / "metrics.jsonl", metrics)
-            if self.step % config.save_every == 0 or last:
-                self.save()
-            if on_step is not None:
-                on_step(self.step, values)
-        return metrics
+        return run_steps(self, on_step, measure=self._measured)
 
     def attach(self) -> None:
         """End of the first stage: the visual vocabulary joins, the model freezes, adapter and new rows are trained."""
@@ -185,8 +158,13 @@ class Trainer:
         )
         self.optimizer = self._adamw()
 
-    def train_step(self) -> float:
-        """One update; returns the loss."""
+    def _measured(self, due: bool) -> dict[str, float]:
+        return self.held_out_losses() if due and self.base is not None else {}
+
+    def train_step(self) -> dict[str, float]:
+        """One update, behind the end of the first stage if that is due; returns the loss."""
+        if self.step == self.config.base_steps and self.base is None:
+            self.attach()
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -195,7 +173,7 @@ class Trainer:
         nn.utils.clip_grad_norm_([p for p in self.trained.parameters() if p.requires_grad], self.config.clip)
         self.optimizer.step()
         self.step += 1
-        return float(loss.detach())
+        return {"loss": float(loss.detach())}
 
     def learning_rate(self) -> float:
         """Of the stage: linear warm-up, then level, then down to 0 over the last third."""

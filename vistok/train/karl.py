@@ -5,11 +5,8 @@ of it on pixels, with perceptual and adversarial terms. Every draw of a step com
 weights, average, optimizers, the distribution of requested errors, and the step.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +23,10 @@ from vistok.train.export import write_half
 from vistok.train.karl_losses import EpsilonSchedule, Reconstruct, distillation, two_runs
 from vistok.train.karl_start import start_spatially
 from vistok.train.karl_tuning import Tuning
-from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.train.moving_average import moving_average
 from vistok.train.optimizers import OPTIMIZERS
+from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import load_weights
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -117,28 +112,7 @@ class Trainer:
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
-        config = self.config
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-        self.resume()
-        drop_rows_after(self.out / "metrics.jsonl", self.step)
-        metrics: dict[str, float] = {}
-        began = time.monotonic() - self.seconds
-        while self.step < config.steps:
-            values = self.train_step()
-            self.seconds = time.monotonic() - began
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(
-                    f"{self.out}: loss is {values['loss']} at step {self.step}; lower learning_rate"
-                )
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                metrics = {"step": self.step, "seconds": round(self.seconds, 1), **values}
-                append_row(self.out / "metrics.jsonl", metrics)
-            if self.step % config.save_every == 0 or self.step == config.steps:
-                self.save()
-            if on_step is not None:
-                on_step(self.step, values)
-        return metrics
+        return run_steps(self, on_step)
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the loss terms, those of the second run with a 2 behind their name."""

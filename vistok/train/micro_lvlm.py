@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from vistok.train.data_parallel import average_gradients, side_processes
 from vistok.train.dense_heads import DenseHeads, GlobalHead, norm_error
 from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.train.scene_batches import ASKED, IGNORED, SLOT_LENGTH, SceneBatch, SceneBatches
-
-OnStep = Callable[[int, dict[str, float]], None]
+from vistok.train.step_loop import OnStep
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ Every draw of a step comes from (seed, step), so the state is weights, average, 
 statistics are taken at the end in a streaming pass and become the model's `mean` and `scaling_factor`.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,13 @@ from vistok.train.export import write_half
 from vistok.train.latent_statistics import latent_statistics
 from vistok.train.losses import make_losses
 from vistok.train.masked_features import draw_mask, on_grid
-from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.train.mingtok_losses import Heads, Targets, masked_step
 from vistok.train.mixed_pictures import MixedPictures
 from vistok.train.moving_average import moving_average
 from vistok.train.optimizers import OPTIMIZERS
+from vistok.train.step_loop import OnStep, run_steps
 from vistok.train.teachers import Teacher, make_teacher
 
-OnStep = Callable[[int, dict[str, float]], None]
 _STATISTICS_FROM = 10**6  # step whose batches, and those behind it, no training sees
 
 
@@ -117,28 +114,7 @@ class Trainer:
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
-        config = self.config
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
-        self.resume()
-        drop_rows_after(self.out / "metrics.jsonl", self.step)
-        metrics: dict[str, float] = {}
-        began = time.monotonic() - self.seconds
-        while self.step < config.steps:
-            values = self.train_step()
-            self.seconds = time.monotonic() - began
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(
-                    f"{self.out}: loss is {values['loss']} at step {self.step}; lower learning_rate"
-                )
-            if self.step % config.log_every == 0 or self.step == config.steps:
-                metrics = {"step": self.step, "seconds": round(self.seconds, 1), **values}
-                append_row(self.out / "metrics.jsonl", metrics)
-            if self.step % config.save_every == 0 or self.step == config.steps:
-                self.save()
-            if on_step is not None:
-                on_step(self.step, values)
-        return metrics
+        return run_steps(self, on_step)
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the weighted loss terms and the PSNR of images of which nothing was hidden."""

@@ -9,11 +9,9 @@ Every draw of a step comes from (seed, step), so the state is weights, optimizer
 S scenes, B of a batch, N tokens of the tower, C their width, Q queries, W their width.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +26,12 @@ from vistok.registry import create
 from vistok.tokens import TokenTensor
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import write_half
-from vistok.train.metrics_log import append_row, drop_rows_after
 from vistok.train.optimizers import adamw
 from vistok.train.scene_features import cached_features, scene_features
 from vistok.train.seed_losses import StageTwoWeights, contrastive_loss, embedding_loss, reconstruction_loss
 from vistok.train.seed_start import start_by_width
+from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import fingerprint, load_weights
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 STAGES = {
     "contrastive": ("ln_vision", "query_tokens", "Qformer", "vision_proj", "text_proj", "temp"),
@@ -126,30 +122,12 @@ class Trainer:
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
-        config = self.config
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
         self.prepare(on_step)
-        self.resume()
-        drop_rows_after(self.out / "metrics.jsonl", self.step)
-        metrics: dict[str, float] = {}
-        began = time.monotonic() - self.seconds
-        while self.step < config.steps:
-            values = self.train_step()
-            ends = self.step in (config.contrastive_steps, config.steps)
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(f"{self.out}: loss is {values['loss']} at step {self.step}; lower the rate")
-            if ends or self.step % config.validate_every == 0:
-                values |= self.validate()
-            self.seconds = time.monotonic() - began
-            if ends or self.step % config.log_every == 0:
-                metrics = {"step": self.step, "seconds": round(self.seconds, 1), **values}
-                append_row(self.out / "metrics.jsonl", metrics)
-            if ends or self.step % config.save_every == 0:
-                self.save()
-            if on_step is not None:
-                on_step(self.step, values)
-        return metrics
+        return run_steps(self, on_step, measure=self._measured, ends=(self.config.contrastive_steps,))
+
+    def _measured(self, due: bool) -> dict[str, float]:
+        ends = self.step in (self.config.contrastive_steps, self.config.steps)
+        return self.validate() if ends or self.step % self.config.validate_every == 0 else {}
 
     def prepare(self, on_step: OnStep | None = None) -> None:
         """Features of the scenes that are learned from, and of those that R@1 is measured on."""
