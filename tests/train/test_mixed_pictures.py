@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from PIL import Image
 from skimage import data
 
 from vistok.data.scenes.render import render
+from vistok.data.scenes.splits import split_of
 from vistok.train.mixed_pictures import MixedPictures
 
 
@@ -26,3 +28,16 @@ def test_scenes_alone_need_no_photographs() -> None:
     assert MixedPictures([], 64, [], 0, 1.0).batch(0, 2).shape == (2, 3, 64, 64)
     with pytest.raises(ValueError, match="scene_share in"):
         MixedPictures([], 64, [], 0, 1.5)
+
+
+def test_every_seed_has_its_scenes_and_they_are_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def recorded(seed: int, side: int) -> Any:
+        drawn.append(seed)
+        return render(seed, side)
+
+    monkeypatch.setattr("vistok.train.mixed_pictures.render", recorded)
+    for seed in (255, 256, 257, 2**31, -1):
+        assert MixedPictures([], 64, [], seed, 1.0).batch(10**6, 2).shape == (2, 3, 64, 64)
+    assert len(set(drawn)) == 10 and {split_of(seed) for seed in drawn} == {"train"}

@@ -27,9 +27,10 @@ class MixedPictures:
     def batch(self, step: int, size: int) -> Tensor:
         """[size, 3, side, side] float32 in [0, 1]."""
         scenes = round(self.scene_share * size)
-        # Runs of other seeds begin far from each other in the split, and none comes to its end.
-        first = self.seed * 2**24 + step * scenes
-        seeds = seeds_of("train")[first : first + scenes]
+        # Seeds beside each other begin 2^24 scenes apart; past the end of the split they begin at its front again.
+        split = seeds_of("train")
+        first = (self.seed * 2**24 + step * scenes) % (len(split) - scenes)
+        seeds = split[first : first + scenes]
         pictures = [torch.from_numpy(np.array(render(seed, self.side).image)).permute(2, 0, 1) for seed in seeds]
         parts = [torch.stack(pictures).float() / 255] if pictures else []
         if scenes < size and self.crops is not None:
