@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from vistok.lvlm import row_starts
 from vistok.lvlm.new_rows import attach, matrices
@@ -149,3 +150,18 @@ def test_a_head_with_a_bias_trains_it_too_and_peft_refuses_it():
     kept = [row for row in range(len(before["bias"])) if row not in NEW]
     assert torch.equal(matrices(model)["bias"][kept], before["bias"][kept])
     assert bool((matrices(model)["bias"][NEW] != before["bias"][NEW]).all())
+
+
+def test_an_embedding_that_scales_its_rows_scales_the_new_ones_too():
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=WORDS, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = Gemma3ForCausalLM(config).eval()
+    attachment = attach(word_tokenizer(), model, [SMALL], start=row_starts.normal())
+    with NewRows(model, attachment) as new, torch.no_grad():
+        new.rows["embedding"].normal_(generator=torch.Generator().manual_seed(1))
+        inside = model(input_ids=some_ids(), labels=some_ids()).loss
+    written = model(input_ids=some_ids(), labels=some_ids()).loss
+    torch.testing.assert_close(inside, written)

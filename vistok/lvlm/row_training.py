@@ -66,6 +66,9 @@ class NewRows(nn.Module):
     def _embed(self, module: nn.Module, inputs: Sequence[Any], output: Tensor) -> Tensor:
         local = self._place[inputs[0]]
         new: Tensor = self.rows["embedding"][local.clamp(min=0)].to(output.dtype)
+        # Some models multiply by the root of their width inside the embedding (Gemma), and what is hooked is behind it.
+        scale = getattr(module, "embed_scale", 1.0)
+        new = new * (scale.to(output.dtype) if isinstance(scale, Tensor) else scale)
         return torch.where((local >= 0)[..., None], new, output)
 
     def _score(self, module: nn.Module, inputs: Sequence[Any], output: Tensor) -> Tensor:
