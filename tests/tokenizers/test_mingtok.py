@@ -65,6 +65,15 @@ def test_any_mix_of_steps_equals_the_full_causal_pass(model: MingTok) -> None:
         assert stream.length == 40
 
 
+def test_a_stream_goes_on_whether_inference_mode_is_on_or_not(model: MingTok) -> None:
+    z = latents(model, 6)
+    stream, found = model.stream(), list[Tensor]()
+    for place, one in enumerate(z.split(1, 1)):
+        with torch.inference_mode(place % 2 == 0):
+            found.append(stream.step(one))
+    torch.testing.assert_close(torch.cat(found, 1), model.semantic_features(z).patches.detach(), rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 def test_later_latents_change_no_earlier_token(model: MingTok) -> None:
     z = latents(model, 12)
@@ -168,6 +177,12 @@ def test_tokens_that_are_missing_or_reordered_are_refused(model: MingTok) -> Non
     turned = tokens.select(Selection(torch.arange(8, -1, -1)[None]))
     with pytest.raises(ValueError, match="order of encode"):
         model.semantic(turned)
+    assert torch.equal(model.decode(tokens.select(Selection(torch.arange(9)[None]))), model.decode(tokens))
+    semantic = model.semantic(tokens)
+    pruned = Selection(torch.arange(9)[None], lengths=torch.tensor([4]))
+    for wrong in (tokens.select(pruned), semantic.select(pruned), semantic.select(Selection(turned.source))):
+        with pytest.raises(ValueError, match="expected all tokens of a grid, in the order of encode"):
+            model.decode(wrong)
     with pytest.raises(ValueError, match=r"\[B, N, 8\], got \[2, 3, 5\]"):
         model.stream().step(torch.zeros(2, 3, 5))
     stream = model.stream()

@@ -138,8 +138,6 @@ class MingTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="a
         Raises: ValueError if tokens are missing or were reordered: all later ones would change.
         """
         self._check_grid(tokens)
-        if tokens.source is not None:
-            raise ValueError(f"{self.name}: expected latents in the order of encode; select among semantic tokens")
         assert tokens.embeds is not None
         embeds = self.semantic_features(tokens.embeds).patches
         return replace(tokens, spec=self.semantic_spec(tokens.spec), embeds=embeds)
@@ -163,7 +161,7 @@ class MingTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="a
     def decode(self, tokens: TokenTensor) -> Tensor:
         """Latents of `encode` or tokens of `semantic` -> images [B, 3, H, W] in [0, 1], cropped to the encoded size.
 
-        Raises: ValueError if tokens are missing from the grid.
+        Raises: ValueError if tokens are missing from the grid, shortened ones too, or were reordered.
         """
         if not tokens.spec.name.endswith(_SEMANTIC):
             tokens = self.semantic(tokens)
@@ -217,6 +215,13 @@ class MingTok(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="a
         grid = tokens.spec.grid
         if tokens.embeds is None or len(grid) != 2 or tokens.num_slots != grid[0] * grid[1]:
             raise ValueError(f"{self.name}: expected embeds of all tokens of a grid {grid}, got {tokens}")
+        order = torch.arange(tokens.num_slots, device=tokens.embeds.device)
+        short = tokens.lengths is not None and bool((tokens.lengths < tokens.num_slots).any())
+        if short or (tokens.source is not None and bool((tokens.source != order).any())):
+            raise ValueError(
+                f"{self.name}: expected all tokens of a grid, in the order of encode, got some that were pruned or "
+                f"moved: {tokens}; prune the semantic ones, for a language model alone"
+            )
 
 
 class SemanticStream:
@@ -231,6 +236,7 @@ class SemanticStream:
         """Latents taken so far."""
         return self._cache.length
 
+    @torch.inference_mode(False)  # keys and values made in it could not be written to outside
     @torch.no_grad()
     def step(self, z: Tensor) -> Tensor:
         """The next normalized latents [B, k, C], one or many at once -> their semantic tokens [B, k, W].
