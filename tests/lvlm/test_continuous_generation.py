@@ -92,7 +92,7 @@ def test_the_scales_of_the_caller_count(model: ContinuousGenerator) -> None:
     def made(guidance: Guidance | None, **options: Any) -> Tensor:
         dialogue = model.dialogue()
         dialogue.read(model.image(model.tokenizer.semantic(first.latents)))
-        turned = [*turn(model, 0), model.image(model.tokenizer.semantic(first.latents))]
+        turned = [model.image(model.tokenizer.semantic(first.latents)), *turn(model, 0)]
         image = dialogue.make_image(turned, GRID, guidance=guidance, noise=noise(model), **{**FAST, **options})
         assert image.latents.embeds is not None
         return image.latents.embeds
@@ -137,11 +137,50 @@ def test_a_row_without_the_turn_is_the_model_that_never_read_it() -> None:
     torch.testing.assert_close(made.latents.embeds[:, 0], x, rtol=1e-4, atol=1e-4)
 
 
-def test_a_turn_that_guidance_hides_altogether_gives_finite_images(model: ContinuousGenerator) -> None:
+def test_a_row_that_sees_only_the_frame_is_finite_and_does_not_depend_on_the_turn(model: ContinuousGenerator) -> None:
+    def hidden(seed: int, picture: bool) -> Tensor:
+        """Scales of zero leave the row without the turn alone."""
+        seen = [model.image(model.tokenizer.semantic(first.latents.replace(embeds=noise(model, seed=seed))))]
+        said = [*seen * picture, model.text(words(2, 4, seed=seed)), model.frame(words(2, 1, seed=2))]
+        dialogue = model.dialogue()
+        made = dialogue.make_image(said, GRID, guidance=Guidance(0.0, 0.0), noise=noise(model), **FAST)
+        assert dialogue.read(model.frame(words(2, 1, seed=2))).isfinite().all()
+        assert made.latents.embeds is not None and bool(made.latents.embeds.isfinite().all())
+        return made.latents.embeds
+
+    first = model.dialogue().make_image(turn(model, 3), GRID, noise=noise(model), **FAST)
+    for picture in (False, True):
+        torch.testing.assert_close(hidden(1, picture), hidden(7, picture), rtol=1e-5, atol=1e-5)
+
+
+def test_a_turn_whose_last_token_guidance_would_see_is_refused(model: ContinuousGenerator) -> None:
     dialogue = model.dialogue()
-    made = dialogue.make_image([model.text(words(2, 4, seed=1))], GRID, guidance=SCALES, noise=noise(model), **FAST)
-    assert made.latents.embeds is not None and bool(made.latents.embeds.isfinite().all())
-    assert dialogue.read(model.frame(words(2, 1, seed=2))).isfinite().all()
+    picture = model.image(model.dialogue().make_image(turn(model, 3), GRID, noise=noise(model), **FAST).semantic)
+    said = model.text(words(2, 4, seed=1))
+    nothing = model.frame(words(2, 0, seed=1))
+    for end in ([said], [picture], [said, nothing]):
+        with pytest.raises(ValueError, match="expected a turn that ends with a frame"):
+            dialogue.make_image([*turn(model, 0), *end], GRID, guidance=SCALES, **FAST)
+    assert dialogue.length == 0
+    dialogue.make_image([said], GRID, noise=noise(model), **FAST)
+
+
+def test_a_refused_image_or_reading_leaves_the_context_as_it_was(model: ContinuousGenerator) -> None:
+    dialogue = model.dialogue()
+    dialogue.read(*turn(model, 0))
+    odd = [model.frame(words(2, 1, seed=1)), model.frame(words(1, 1, seed=1))]
+    for said, options in (
+        (turn(model, 3), {"noise": noise(model)[:, 1:]}),
+        (turn(model, 3), {"steps": 0}),
+        (turn(model, 3), {"time_shift": 0.0}),
+        (odd, {}),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            dialogue.make_image(said, GRID, guidance=SCALES, **options)
+        assert dialogue.length == 8
+    with pytest.raises(ValueError, match="expected 2 items as before, got 1"):
+        dialogue.read(*odd)
+    assert dialogue.length == 8
 
 
 def test_items_of_a_batch_do_not_depend_on_each_other(model: ContinuousGenerator) -> None:

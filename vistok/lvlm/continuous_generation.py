@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from vistok.layers.flow_sampler import Guidance, flow_loss, sample
+from vistok.layers.flow_sampler import Guidance, euler_times, flow_loss, sample
 from vistok.layers.rectified_flow import RectifiedFlowHead
 from vistok.rows import grid_coords
 from vistok.tokenizers.mingtok import MingTok
@@ -160,6 +160,7 @@ class Dialogue:
     @torch.no_grad()
     def read(self, *segments: Segment) -> Tensor:
         """Take segments into the context -> logits [B, vocabulary] of the next word. Raises: ValueError for none."""
+        self._batch(segments)
         for segment in segments:
             self._push(segment)
         logits: Tensor = self.generator.language_model.get_output_embeddings()(self._last())
@@ -180,20 +181,32 @@ class Dialogue:
     ) -> GeneratedImage:
         """Read a user's turn and make an image of grid (gh, gw), which stays in context behind it.
 
-        guidance: scales as given here; None = none, a single row. noise [B, N, C]: to begin with, else drawn with
-        `generator` times `temperature`. steps, time_shift: of `vistok.layers.flow_sampler.sample`.
-        Raises: ValueError for a grid or noise that does not fit, or without anything to go on from.
+        guidance: scales as given here; None = none, a single row. With guidance the turn ends with a frame, as chats
+        do: the image starts from what the model says of the last token, which all rows must have read. noise
+        [B, N, C]: to begin with, else drawn with `generator` times `temperature`. steps, time_shift: of
+        `vistok.layers.flow_sampler.sample`.
+        Raises: ValueError for a grid, steps, a time_shift or noise that does not fit, a turn whose end guidance would
+        see, or without anything to go on from; the context is as before then.
         """
         tokenizer, head = self.generator.tokenizer, self.generator.head
         if min(grid) < 1:
             raise ValueError(f"make_image: expected a grid of at least 1 x 1, got {grid}")
+        euler_times(steps, time_shift)
+        shape = (self._batch(turn), grid[0] * grid[1], tokenizer.dim)
+        if noise is not None and tuple(noise.shape) != shape:
+            raise ValueError(f"make_image: expected noise {list(shape)}, got {list(noise.shape)}")
+        ends = [segment.kind for segment in turn if segment.embeds.shape[1]][-1:]
+        if guidance is not None and ends in (["text"], ["image"]):
+            raise ValueError(
+                "make_image: expected a turn that ends with a frame, such as the mark of an image's begin: guidance "
+                "would see its last token"
+            )
         looks_at_images = bool(self._made.any()) or any(segment.kind == "image" for segment in turn)
         self._fork(1 if guidance is None else 3 if looks_at_images else 2)
         try:
             for segment in turn:
                 self._push(segment)
-            batch = self._last().shape[0] // self._rows
-            noise = self._noise(noise, (batch, grid[0] * grid[1], tokenizer.dim), temperature, generator)
+            batch, noise = shape[0], self._noise(noise, shape, temperature, generator)
             stream, latents, semantic = tokenizer.stream(), list[Tensor](), list[Tensor]()
             for start in noise.unbind(1):
                 condition = head.vis_head(self._last().to(head.dtype))
@@ -237,8 +250,6 @@ class Dialogue:
         batch, new = embeds.shape[:2]
         if not new:
             return
-        if self._hidden is not None and len(self._hidden) != batch * self._rows:
-            raise ValueError(f"dialogue: expected {len(self._hidden) // self._rows} items as before, got {batch}")
         past, device = self.length, embeds.device
         more = torch.tensor(_SEEN[segment.kind][: self._rows], device=device)[:, None].expand(-1, new)
         self._visible = torch.cat([self._visible.to(device), more], 1)
@@ -253,9 +264,20 @@ class Dialogue:
         )
         self._hidden = out.last_hidden_state[:, -1]
 
-    def _last(self) -> Tensor:
-        if self._hidden is None:
+    def _batch(self, segments: Sequence[Segment]) -> int:
+        """B of the context and the segments behind it; refuses them before the first is read."""
+        sizes = [len(segment.embeds) for segment in segments if segment.embeds.shape[1]]
+        if self._hidden is not None:
+            sizes.insert(0, len(self._hidden))
+        if not sizes:
             raise ValueError("dialogue: expected at least one token to go on from, read or give a turn")
+        for size in sizes:
+            if size != sizes[0]:
+                raise ValueError(f"dialogue: expected {sizes[0]} items as before, got {size}")
+        return sizes[0]
+
+    def _last(self) -> Tensor:
+        assert self._hidden is not None
         return self._hidden
 
     def _noise(
@@ -265,6 +287,4 @@ class Dialogue:
         if noise is None:
             drawn = torch.randn(shape, generator=generator, device=generator.device if generator else device)
             return drawn.to(device) * temperature
-        if tuple(noise.shape) != shape:
-            raise ValueError(f"make_image: expected noise {list(shape)}, got {list(noise.shape)}")
         return noise.to(device)
