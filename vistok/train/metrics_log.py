@@ -10,6 +10,12 @@ def append_row(log: Path, row: dict[str, float]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def last_row(log: Path) -> dict[str, float]:
+    """The last line, empty if there is none."""
+    rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    return dict(json.loads(rows[-1])) if rows else {}
+
+
 def drop_rows_after(log: Path, step: int) -> None:
     """Forget what a stopped run logged after its last checkpoint: those steps come again."""
     if log.is_file():

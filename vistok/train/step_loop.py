@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from vistok.train.metrics_log import append_row, drop_rows_after
+from vistok.train.metrics_log import append_row, drop_rows_after, last_row
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -57,7 +57,7 @@ def run_steps(
     run.resume()
     log = run.out / "metrics.jsonl"
     drop_rows_after(log, run.step)
-    row: dict[str, float] = {}
+    row = last_row(log)
     began = time.monotonic() - run.seconds
     while run.step < config.steps:
         values = run.train_step()
