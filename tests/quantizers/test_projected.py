@@ -1,5 +1,7 @@
 """A quantizer between two linear maps."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,3 +44,18 @@ def test_mistakes_are_named() -> None:
         Projected(4, quantizer={"dim": 3})
     with pytest.raises(ValueError, match=r"projected: expected float vectors \[..., 6\]"):
         build()(randn(3, 5))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"method": "residual_fsq", "levels": [4, 5, 3], "depth": 1},
+        {"method": "residual", "levels": 1, "quantizer": {"method": "fsq", "levels": [4, 5, 3]}},
+    ],
+)
+def test_a_single_residual_level_keeps_its_axis_of_ids(inner: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    projected = Projected(6, quantizer=inner).eval()
+    out = projected(randn(4, 7, 6), torch.arange(7).expand(4, 7) < 5)
+    assert out.indices.shape == (4, 7, 1)
+    assert torch.equal(projected.lookup(out.indices), out.embeds) and bool((out.embeds[:, 5:] == 0).all())

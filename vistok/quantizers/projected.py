@@ -52,7 +52,7 @@ class Projected(nn.Module):
         Raises: ValueError for ids that the quantizer inside refuses.
         """
         embeds = _linear(self.quantizer.lookup(indices), self.project_out)
-        there = indices >= 0 if len(self.codebook_sizes) == 1 else (indices >= 0).any(-1)
+        there = (indices >= 0).any(-1) if indices.ndim == embeds.ndim else indices >= 0
         return embeds.where(there.unsqueeze(-1), 0.0)
 
 
