@@ -34,3 +34,14 @@ def test_codes_out_of_range_and_no_pairs_are_named():
         association([(torch.tensor([3]), torch.tensor([0, 2]))], torch.tensor([3]), 2)
     with pytest.raises(ValueError, match="got none"):
         association([], torch.tensor([3]), 2)
+
+
+def test_results_are_made_where_the_words_are():
+    pairs, words = (
+        [(torch.tensor([3]), torch.tensor([0])), (torch.tensor([4]), torch.tensor([1]))],
+        torch.tensor([3, 4]),
+    )
+    expected = association(pairs, words, 2)
+    with torch.device("meta"):  # stands for any other default
+        found = association(pairs, words, 2)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -62,3 +62,10 @@ def test_an_anchor_that_stands_twice_is_no_trouble():
 def test_what_does_not_fit_is_named(vectors, anchors, count, message):
     with pytest.raises(ValueError, match=message):
         matching_pursuit(vectors, anchors, count)
+
+
+def test_results_are_made_where_the_vectors_are():
+    vectors, anchors = torch.eye(3)[:2], torch.eye(3)
+    with torch.device("meta"):  # stands for any other default
+        found = matching_pursuit(vectors, anchors, 2)
+    assert torch.equal(found, torch.eye(3, dtype=torch.float64)[:2])

@@ -17,14 +17,15 @@ def association(pairs: Iterable[tuple[Tensor, Tensor]], words: Tensor, codes: in
     pairs: ids of a caption [n] int64 and local codes of its image [N] int64; words [W]: ids that count, no punctuation.
     Raises: ValueError if there are no pairs or a code is out of range.
     """
-    place = torch.full((int(words.max()) + 1,), -1, dtype=torch.int64)
-    place[words] = torch.arange(len(words))
+    place = torch.full((int(words.max()) + 1,), -1, dtype=torch.int64, device=words.device)
+    place[words] = torch.arange(len(words), device=words.device)
     captions, images = [], []
     for caption, image in pairs:
         if image.numel() and not 0 <= int(image.min()) <= int(image.max()) < codes:
             raise ValueError(
                 f"association: expected codes in 0..{codes - 1}, got {int(image.min())}..{int(image.max())}"
             )
+        caption, image = caption.to(words.device), image.to(words.device)
         said = place[caption[caption < len(place)]]
         captions.append(torch.bincount(said[said >= 0], minlength=len(words)).clamp(max=1))
         images.append(torch.bincount(image.flatten(), minlength=codes).clamp(max=1))

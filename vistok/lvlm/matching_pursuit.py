@@ -28,7 +28,7 @@ def matching_pursuit(vectors: Tensor, anchors: Tensor, count: int) -> Tensor:
     if bool((lengths == 0).any()):
         raise ValueError(f"matching_pursuit: expected anchors other than 0, anchor {int(lengths.argmin())} is")
     unit = anchors / lengths[:, None]
-    residual, taken = vectors.clone(), torch.zeros(len(vectors), len(anchors), dtype=torch.bool)
+    residual, taken = vectors.clone(), vectors.new_zeros(len(vectors), len(anchors), dtype=torch.bool)
     axes = vectors.new_zeros(len(vectors), 0, vectors.shape[1])  # orthonormal, of the anchors taken so far
     met = 1e-9 * vectors.norm(dim=1)
     for _ in range(min(count, vectors.shape[1])):
@@ -54,4 +54,4 @@ def _least_squares(vectors: Tensor, anchors: Tensor, taken: Tensor) -> Tensor:
     basis = anchors[order] * used[..., None]
     gram = basis @ basis.transpose(1, 2) + torch.diag_embed((~used).to(basis))
     solved = torch.linalg.solve(gram, (basis @ vectors[..., None])).squeeze(-1) * used
-    return torch.zeros(len(vectors), len(anchors), dtype=torch.float64).scatter(1, order, solved)
+    return vectors.new_zeros(len(vectors), len(anchors)).scatter(1, order, solved)
