@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from vistok.lvlm import row_starts
-from vistok.lvlm.new_rows import attach, matrices
+from vistok.lvlm.new_rows import attach, detach, matrices
 from vistok.lvlm.row_files import export_rows, merge_rows
 from vistok.lvlm.token_families import depth
 from vistok.lvlm.vocabulary import TokenFamily
@@ -45,8 +45,30 @@ def test_rows_go_onto_strings_that_are_there_already(tmp_path):
     export_rows(tmp_path / "rows.safetensors", model, attachment)
     tokenizer, other = word_tokenizer(), llama()
     attach(tokenizer, other, [ROWS])
-    assert merge_rows(tmp_path / "rows.safetensors", tokenizer, other).new == ()
+    before = {name: matrix.detach().clone() for name, matrix in matrices(other).items()}
+    merged = merge_rows(tmp_path / "rows.safetensors", tokenizer, other)
     assert torch.equal(matrices(other)["head"][WORDS : WORDS + 5], matrices(model)["head"][WORDS : WORDS + 5])
+    assert merged.new_strings == ROWS.strings
+    detach(tokenizer, other, merged)
+    assert all(torch.equal(matrix, before[name]) for name, matrix in matrices(other).items())
+
+
+@pytest.mark.parametrize("spare", [0, 30])
+def test_detaching_puts_back_rows_of_a_family_that_was_there_beside_one_that_was_not(spare, tmp_path):
+    model = llama()
+    attachment = attach(word_tokenizer(), model, [depth(4), ROWS], start=row_starts.normal())
+    export_rows(tmp_path / "rows.safetensors", model, attachment)
+    tokenizer, other = word_tokenizer(), llama(WORDS + spare)
+    attach(tokenizer, other, [ROWS], pad_to_multiple_of=1)
+    known = tokenizer.get_vocab()
+    before = {name: matrix.detach().clone() for name, matrix in matrices(other).items()}
+    merged = merge_rows(tmp_path / "rows.safetensors", tokenizer, other)
+    assert set(merged.new_strings) == set(attachment.new_strings)
+    for string, number in zip(merged.new_strings, merged.new, strict=True):
+        assert torch.equal(matrices(other)["head"][number], matrices(model)["head"][attachment.ids[string]])
+    detach(tokenizer, other, merged)
+    assert tokenizer.get_vocab() == known
+    assert all(torch.equal(matrix, before[name]) for name, matrix in matrices(other).items())
 
 
 def test_a_file_that_does_not_fit_changes_nothing(tmp_path):

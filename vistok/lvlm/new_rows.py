@@ -112,7 +112,8 @@ def attach(
             )
         known = tokenizer.get_vocab()
         ids = {string: known[string] for family in families for string in (*family.strings, *family.markers)}
-        new = tuple(sorted({number for number in ids.values() if number >= rows or number in set(added)}))
+        just_added = set(added)
+        new = tuple(sorted({number for number in ids.values() if number >= rows or number in just_added}))
         spare = {
             name: matrix[[number for number in new if number < rows]].detach().clone()
             for name, matrix in matrices(model).items()

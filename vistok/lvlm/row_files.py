@@ -6,7 +6,7 @@ in the metadata, so that ids may differ where the file is read. n new rows, D wi
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def merge_rows(
 ) -> Attachment:
     """Attach the families of a file and give their rows the values in it; the result is what `attach` returns.
 
+    Rows of strings that the model has already are overwritten; they count as new, and `detach` puts them back.
     Raises: FileNotFoundError if there is no such file; ValueError if it is none of these, or made for a model of
     another width or with another kind of head; nothing is changed then. Further errors as in `attach`.
     """
@@ -59,9 +60,23 @@ def merge_rows(
         )
     attachment = attach(tokenizer, model, families, pad_to_multiple_of=pad_to_multiple_of, reuse_unused=reuse_unused)
     ids = [attachment.ids[string] for string in strings]
+    attachment = _with_overwritten(attachment, ids, model)
     for name, matrix in matrices(model).items():
         matrix[ids] = rows[name].to(matrix)
     return attachment
+
+
+def _with_overwritten(attachment: Attachment, ids: list[int], model: Any) -> Attachment:
+    """The attachment with those rows among the new ones that were there before, as they still are."""
+    started, rows = set(attachment.new), attachment.rows[0]
+    there = [number for number in ids if number not in started]
+    spare = [number for number in attachment.new if number < rows] + there
+    order = sorted(range(len(spare)), key=spare.__getitem__)
+    kept = {
+        name: torch.cat([attachment.undo.spare[name], matrix[there].detach()])[order]
+        for name, matrix in matrices(model).items()
+    }
+    return replace(attachment, new=tuple(sorted((*attachment.new, *there))), undo=replace(attachment.undo, spare=kept))
 
 
 def _read(file: Path) -> tuple[list[TokenFamily], list[str], dict[str, Tensor]]:
