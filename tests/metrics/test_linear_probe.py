@@ -39,3 +39,11 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
         linear_probe(rows, labels[:5], rows, labels)
     with pytest.raises(ValueError, match="at least two classes"):
         linear_probe(rows, torch.zeros_like(labels), rows, labels)
+
+
+def test_inference_mode_changes_nothing() -> None:
+    expected = linear_probe(*classes(60, 0.8, 0), *classes(40, 0.8, 1))
+    with torch.inference_mode():
+        inside = (*classes(60, 0.8, 0), *classes(40, 0.8, 1))
+        assert linear_probe(*inside) == expected
+        assert linear_probe(inside[0].double(), inside[1], inside[2].double(), inside[3]) == expected

@@ -1,7 +1,7 @@
 """A linear probe: how well a single linear layer reads labels off frozen features (Alain & Bengio, arXiv:1610.01644).
 
-Multinomial logistic regression with an L2 penalty, features standardised by the training rows, solved by L-BFGS to
-convergence, so that no learning rate decides who wins. T rows, D width of features, K classes.
+Multinomial logistic regression with an L2 penalty, features standardised by the training rows, solved by at most
+300 steps of L-BFGS, so that no learning rate decides who wins. T rows, D width of features, K classes.
 """
 
 from typing import NamedTuple
@@ -35,12 +35,21 @@ def linear_probe(
     if len(labels.unique()) < 2:
         raise ValueError("linear probe: expected labels of at least two classes, got one")
     classes = int(torch.cat([labels, held_out_labels]).max()) + 1
-    rows, tests = features.detach().double(), held_out.detach().double()
+    # In inference mode nothing can be fitted, and its tensors cannot be saved for a gradient: copies outside of it can.
+    with torch.inference_mode(False), torch.enable_grad():
+        rows, tests = features.detach().double().clone(), held_out.detach().double().clone()
+        right = _predictions(rows, labels.clone(), tests, classes, penalty) == held_out_labels
+    commonest = torch.bincount(held_out_labels).max() / len(held_out_labels)
+    return Probe(float(right.double().mean()), float(commonest))
+
+
+def _predictions(rows: Tensor, labels: Tensor, tests: Tensor, classes: int, penalty: float) -> Tensor:
+    """The classes [T'] of tests [T', D], fitted on rows [T, D]."""
     mean, std = rows.mean(0), rows.std(0, correction=0)
     scale = torch.where(std > 1e-9 * mean.abs().clamp(min=1), std, 1.0)  # a constant channel says nothing
     rows, tests = (rows - mean) / scale, (tests - mean) / scale
-    weight = torch.zeros(classes, rows.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    weight = rows.new_zeros(classes, rows.shape[1], requires_grad=True)
+    bias = rows.new_zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=300, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -50,9 +59,5 @@ def linear_probe(
         value.backward()
         return value
 
-    with torch.enable_grad():
-        solver.step(loss)
-    with torch.no_grad():
-        right = functional.linear(tests, weight, bias).argmax(-1) == held_out_labels
-    commonest = torch.bincount(held_out_labels).max() / len(held_out_labels)
-    return Probe(float(right.double().mean()), float(commonest))
+    solver.step(loss)
+    return functional.linear(tests, weight, bias).argmax(-1)
