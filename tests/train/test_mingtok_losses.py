@@ -45,6 +45,13 @@ def test_the_other_losses_are_their_formulas(patches: tuple[Tensor, Tensor]) -> 
         pixel_loss("L3")
 
 
+def test_a_rescaled_loss_of_a_prediction_without_range_is_finite_and_has_a_gradient() -> None:
+    prediction = torch.full((1, 4, 12), 0.3, requires_grad=True)
+    loss = pixel_loss("L1")(prediction, torch.zeros(1, 4, 12))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss == 1 and prediction.grad is not None and bool(prediction.grad.isfinite().all())
+
+
 def test_a_hidden_patch_reaches_no_stage_and_its_pixels_no_loss() -> None:
     torch.manual_seed(0)
     model = MingTok(**TINY)

@@ -30,7 +30,8 @@ from vistok.train.optimizers import OPTIMIZERS
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.train.teachers import Teacher, make_teacher
 
-_STATISTICS_FROM = 10**6  # step whose batches, and those behind it, no training sees
+# No training comes to the batches of this step: their scenes are new, but their crops are of the same photographs.
+_STATISTICS_FROM = 10**6
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Training:
     images that are masked; visible_weight: how much places count for the feature losses that are not hidden.
     pixels, latent, semantic: weights of the losses; perceptual: of further ones by name. learning_rate falls on a
     cosine to 0. statistics_batches: over which mean and std of latents are taken.
+    The PSNR in the log, further losses and `decode` are of raw predictions: with another loss_type than "L1-plain",
+    whose loss is of values that are stretched, squashed or normalized, they do not measure what was trained.
     """
 
     out: str
@@ -154,7 +157,10 @@ class Trainer:
         return config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup)) * cosine
 
     def finished(self) -> MingTok:
-        """The averaged model in eval mode, with the latent statistics of pictures it was not trained on."""
+        """The averaged model in eval mode, with the latent statistics of scenes it was not trained on and of new crops.
+
+        The crops are of the photographs that it was trained on: there are no others.
+        """
         config = self.config
         average = self.average.module
         assert isinstance(average, MingTok)

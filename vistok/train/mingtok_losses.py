@@ -27,7 +27,7 @@ def l1_plain(prediction: Tensor, target: Tensor, masked: Tensor | None = None, n
 def l1_rescaled(prediction: Tensor, target: Tensor, masked: Tensor | None = None, normalize: bool = False) -> Tensor:
     """As `l1_plain`, of a prediction whose values, all together, are stretched to fill [-1, 1]."""
     low, high = prediction.min(), prediction.max()
-    return l1_plain((prediction - low) / (high - low) * 2 - 1, target, masked)
+    return l1_plain((prediction - low) / (high - low).clamp(min=_NORM_EPS) * 2 - 1, target, masked)
 
 
 def l1_tanh(prediction: Tensor, target: Tensor, masked: Tensor | None = None, normalize: bool = False) -> Tensor:
