@@ -1,12 +1,24 @@
 """Images as continuous tokens: rows of guidance, scales that count, rounds on one cache that equal one reading."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import vistok
 from vistok.config import deep_merge
@@ -77,6 +89,32 @@ def test_a_second_round_on_the_kept_cache_equals_reading_everything_again(model:
     torch.testing.assert_close(second.semantic.embeds, repeated.semantic.embeds, rtol=1e-4, atol=1e-4)
     assert kept.length == again.length == 2 * (8 + 6) + 1
     torch.testing.assert_close(kept.read(end), again.read(end), rtol=1e-4, atol=1e-4)
+
+
+SIZES: dict[str, Any] = {
+    **{"vocab_size": WORDS, "hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+SCALED: dict[str, Callable[[], Any]] = {
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=8.0, embedding_multiplier=3.0)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.1)),
+}
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_the_logits_are_those_of_the_whole_model(family: str) -> None:
+    torch.manual_seed(0)
+    lm, tokenizer = SCALED[family]().eval(), MingTok(**TINY)
+    head = ImageHead(tokenizer.semantic_dim, HIDDEN, tokenizer.dim, width=24, depth=2)
+    generator, ids = ContinuousGenerator(lm, tokenizer, head).eval(), words(2, 7, seed=0)
+    dialogue = generator.dialogue()
+    dialogue.read(generator.frame(ids[:, :3]))
+    with torch.no_grad():
+        expected = lm(input_ids=ids).logits[:, -1]
+        plain = lm.get_output_embeddings()(lm.base_model(input_ids=ids).last_hidden_state[:, -1])
+    torch.testing.assert_close(dialogue.read(generator.text(ids[:, 3:])), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_what_was_made_is_what_the_tokenizer_makes_of_the_latents(model: ContinuousGenerator) -> None:

@@ -163,8 +163,8 @@ class Dialogue:
         self._batch(segments)
         for segment in segments:
             self._push(segment)
-        logits: Tensor = self.generator.language_model.get_output_embeddings()(self._last())
-        return logits
+        model = self.generator.language_model
+        return _as_the_model(model.get_output_embeddings()(self._last()), model.config.get_text_config())
 
     @torch.no_grad()
     def make_image(
@@ -288,3 +288,14 @@ class Dialogue:
             drawn = torch.randn(shape, generator=generator, device=generator.device if generator else device)
             return drawn.to(device) * temperature
         return noise.to(device)
+
+
+def _as_the_model(logits: Tensor, config: Any) -> Tensor:
+    """What a language model makes of its head's logits: Cohere and Granite scale them, Gemma bends them to a cap."""
+    if (factor := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * (logits / cap).tanh()
+    return logits
