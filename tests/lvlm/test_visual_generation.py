@@ -131,6 +131,23 @@ def test_what_does_not_fit_is_refused(language: Any, head: VisualHead, table: Te
         visual_loss(language, head, table[torch.zeros(2, 3, dtype=torch.int64)], torch.zeros(2, 4), PROMPT)
 
 
+def test_a_language_model_in_half_precision_learns_and_draws(language: Any, head: VisualHead, table: Tensor) -> None:
+    half = language.to(torch.bfloat16)
+    ids = torch.tensor([[3, 0, 11], [7, 7, 2]])
+    visual_loss(half, head, table[ids], ids, PROMPT).backward()
+    assert head.weight.grad is not None and head.weight.grad.dtype == torch.float32
+    assert generate_ids(half, head, lambda drawn: table[drawn], PROMPT, 3).shape == (2, 3)
+
+
+def test_a_model_that_keeps_no_cache_is_refused_rather_than_forgetting_its_prompt(
+    language: Any, head: VisualHead, table: Tensor
+) -> None:
+    language.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="expected a model that keeps a cache; call language.eval"):
+        generate_ids(language.train(), head, lambda drawn: table[drawn], PROMPT, 3)
+    assert generate_ids(language.eval(), head, lambda drawn: table[drawn], PROMPT, 3).shape == (2, 3)
+
+
 @pytest.mark.slow
 def test_a_model_that_learned_two_pictures_draws_each_from_its_prompt(
     language: Any, head: VisualHead, table: Tensor

@@ -46,7 +46,7 @@ def visual_loss(
     hidden = language.base_model(
         inputs_embeds=sequence, attention_mask=seen, position_ids=_places(seen), use_cache=False
     ).last_hidden_state
-    logits = head(hidden[:, prompt.shape[1] - 1 :])
+    logits = head(hidden[:, prompt.shape[1] - 1 :].to(_dtype(head)))
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
 
 
@@ -68,7 +68,7 @@ def generate_ids(
 
     read: ids [B, n] -> what the model reads of them [B, n, C], the projected codes. mask [B, P]: as in `visual_loss`.
     top_k 0 and top_p 1 leave the distribution whole, as the paper samples; top_k 1 is greedy.
-    Raises: ValueError for a count below 1; what transformers' processors raise for their settings.
+    Raises: ValueError for a count below 1 or a model that keeps no cache; what transformers' processors raise for their settings.
     """
     if count < 1:
         raise ValueError(f"generate: expected count >= 1, got {count}")
@@ -86,7 +86,11 @@ def generate_ids(
             use_cache=True,
         )
         cache = out.past_key_values
-        logits = shaping(ids, head(out.last_hidden_state[:, -1]).float())
+        if cache is None or not cache.get_seq_length():
+            raise ValueError(
+                "generate: expected a model that keeps a cache; call language.eval() or turn gradient checkpointing off"
+            )
+        logits = shaping(ids, head(out.last_hidden_state[:, -1].to(_dtype(head))).float())
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         ids = torch.cat((ids, drawn), 1)
         inputs = read(drawn).to(inputs.dtype)
@@ -114,6 +118,10 @@ def _shaping(temperature: float, top_k: int, top_p: float) -> LogitsProcessorLis
     if top_p < 1:
         chosen.append(TopPLogitsWarper(top_p))
     return chosen
+
+
+def _dtype(head: nn.Module) -> torch.dtype:
+    return next(head.parameters()).dtype
 
 
 def _places(seen: Tensor) -> Tensor:
