@@ -104,6 +104,13 @@ def test_the_tower_stays_frozen_in_training() -> None:
     assert model.Qformer.training
 
 
+def test_the_tower_gets_no_gradient_even_where_all_parameters_are_told_to_train() -> None:
+    model = model_of().train().requires_grad_(True)
+    model.encode(pictures()).embeds.sum().backward()
+    assert all(parameter.grad is None for parameter in model.visual_encoder.parameters())
+    assert model.ln_vision.weight.grad is not None
+
+
 def test_ln_vision_works_in_float32_whatever_the_dtype() -> None:
     model = model_of()
     tokens = torch.randn(2, 5, 16) * 1e3 + 3e4
@@ -202,6 +209,19 @@ def test_the_depth_of_the_reverse_qformer_is_that_of_the_checkpoint_and_stays_so
     with torch.no_grad():
         for other in (loaded, again.eval()):
             assert torch.equal(other.decode_embedding(tokens), deeper.decode_embedding(tokens))
+
+
+def test_a_reverse_qformer_of_another_depth_stays_as_still_as_the_one_before(tmp_path: Path) -> None:
+    theirs = authors_names(model_of("seed_qformer_head", reverse_layers=5))
+    model = model_of("seed_qformer_head").requires_grad_(False)
+    model.rename_keys(theirs)
+    assert model.Reverse_Qformer.layers == 5
+    assert not any(module.training for module in model.Reverse_Qformer.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    trained = model_of("seed_qformer_head").train()
+    trained.rename_keys(theirs)
+    assert all(module.training for module in trained.Reverse_Qformer.modules())
+    assert all(parameter.requires_grad for parameter in trained.Reverse_Qformer.parameters())
 
 
 def published(head: str) -> dict[str, tuple[int, ...]]:
@@ -407,6 +427,31 @@ def tiny_pipeline(width: int) -> Any:
             up_block_types=("UpDecoderBlock2D",) * 2,
         ),
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@torch.no_grad()
+def test_the_first_picture_starts_from_the_noise_that_all_later_ones_start_from() -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    pipeline = tiny_pipeline(20)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="leading")
+    pipeline.set_progress_bar_config(disable=True)
+    model = model_of(sampling={"steps": 2}, pipeline=pipeline)
+    started: list[Tensor] = []
+    scale = pipeline.scheduler.scale_model_input
+
+    def seen(sample: Tensor, step: Any) -> Tensor:
+        started.append(sample)
+        return scale(sample, step)  # type: ignore[no-any-return]
+
+    pipeline.scheduler.scale_model_input = seen
+    tokens = model.encode(pictures())
+    first = model.decode(tokens)
+    assert pipeline.scheduler.init_noise_sigma > 1.1
+    torch.testing.assert_close(started[0][:1], model.unclip._latents * pipeline.scheduler.init_noise_sigma)
+    assert torch.equal(model.decode(tokens), first)
 
 
 @pytest.mark.slow

@@ -52,6 +52,8 @@ class Unclip:
         if self._follows:
             pipeline.to(embeds.device)
         device, dtype = pipeline._execution_device, pipeline.unet.dtype
+        # The pipeline takes given latents as they are, and some schedulers know their scale by the steps set only.
+        pipeline.scheduler.set_timesteps(sampling.steps, device=device)
         latents = self._latents * pipeline.scheduler.init_noise_sigma
         # One generator for each image, so that no picture depends on what else is in the batch.
         generators = [torch.Generator(device).manual_seed(sampling.seed) for _ in embeds]

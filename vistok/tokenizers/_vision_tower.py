@@ -21,7 +21,8 @@ _Built = tuple[nn.Module, Callable[[Any, Tensor], Tensor], int]
 
 
 class VisionTower(nn.Module):
-    """[B, 3, H, W] in [0, 1] -> [B, N, C]. Never trained: no gradient, no dropout, whatever mode it is put into."""
+    """[B, 3, H, W] in [0, 1] -> [B, N, C]. Never trained: no gradient reaches it or passes through it to the images, and it
+    drops nothing, whatever mode it is put into and whatever `requires_grad_` says."""
 
     mean: Tensor
     std: Tensor
@@ -58,6 +59,7 @@ class VisionTower(nn.Module):
             self._read(weights, prefix)
         super().train(False)
 
+    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1], of `image_size` -> [B, N, C]."""
         return self._tokens(self.net, (images - self.mean) / self.std)

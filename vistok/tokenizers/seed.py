@@ -257,10 +257,10 @@ class Seed(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
         """
         depth = max((int(found[1]) + 1 for found in map(_REVERSE_LAYER.match, tensors) if found), default=0)
         if self.head == "qformer" and depth not in (0, self.Reverse_Qformer.layers):
-            like = self.reverse_tokens
-            self.Reverse_Qformer = QFormer(causal=False, **{**self._reverse, "layers": depth}).to(
-                like.device, like.dtype
-            )
+            old, like = self.Reverse_Qformer, self.reverse_tokens
+            made = QFormer(causal=False, **{**self._reverse, "layers": depth}).to(like.device, like.dtype)
+            trainable = any(parameter.requires_grad for parameter in old.parameters())
+            self.Reverse_Qformer = made.train(old.training).requires_grad_(trainable)
             stored: Any = self._hub_mixin_config
             stored["reverse_layers"] = depth
         return {_renamed(name): value for name, value in tensors.items() if not name.endswith(".position_ids")}
