@@ -77,6 +77,9 @@ def test_what_it_writes_is_a_plain_model_that_names_as_the_trained_one_did(train
     merged = merge_rows(out / "new_rows.safetensors", again.tokenizer, again.model)
     assert merged.maps["seed"] == vocabulary
     assert (out / "drawn.png").stat().st_size > 0
+    log = (out / "metrics.jsonl").read_text()
+    assert train(training)["accuracy"] == metrics["accuracy"]
+    assert (out / "metrics.jsonl").read_text() == log
 
 
 @pytest.mark.parametrize("steps", [0, 5])

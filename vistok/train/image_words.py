@@ -13,6 +13,7 @@ pictures), size 78 (94), shape 23 (48), texture 36 (63). So colours and sizes ar
 blots of the right colour in a fitting background, of patches of 16 pixels that do not join.
 """
 
+import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -98,7 +99,10 @@ def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]
         torch.set_num_threads(training.threads)
     trainer = Trainer(training)
     metrics = trainer.run(on_step) | trainer.judge()
-    append_row(Path(training.out) / "metrics.jsonl", metrics)
+    log = trainer.out / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    if not any(row["step"] == trainer.step and "accuracy" in row for row in rows):  # a finished run is judged anew
+        append_row(log, metrics)
     trainer.export()
     return metrics
 
