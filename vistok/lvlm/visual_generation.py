@@ -68,7 +68,8 @@ def generate_ids(
 
     read: ids [B, n] -> what the model reads of them [B, n, C], the projected codes. mask [B, P]: as in `visual_loss`.
     top_k 0 and top_p 1 leave the distribution whole, as the paper samples; top_k 1 is greedy.
-    Raises: ValueError for a count below 1 or a model that keeps no cache; what transformers' processors raise for their settings.
+    Raises: ValueError for a count below 1 or a model that keeps no cache; what transformers' processors raise for their
+    settings.
     """
     if count < 1:
         raise ValueError(f"generate: expected count >= 1, got {count}")

@@ -21,8 +21,10 @@ _Built = tuple[nn.Module, Callable[[Any, Tensor], Tensor], int]
 
 
 class VisionTower(nn.Module):
-    """[B, 3, H, W] in [0, 1] -> [B, N, C]. Never trained: no gradient reaches it or passes through it to the images, and it
-    drops nothing, whatever mode it is put into and whatever `requires_grad_` says."""
+    """[B, 3, H, W] in [0, 1] -> [B, N, C]. Never trained, whatever mode it is put into.
+
+    It drops nothing, and no gradient reaches it or passes through it to the images, whatever `requires_grad_` says.
+    """
 
     mean: Tensor
     std: Tensor
