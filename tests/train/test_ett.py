@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -152,6 +152,71 @@ def test_the_shipped_recipe_runs_on_scenes_and_leaves_a_tokenizer(tmp_path: Path
         Trainer(config, None, tiny_model())
 
 
+def on_scenes(training: Training, **changes: Any) -> Trainer:
+    tiny = {**vistok.info("tokenizer", "ett_nano").tiny, "patch": 16}
+    rows = [{**row, "batch": 1, "side": 64} for row in training.stages]
+    return Trainer(replace(training, stages=rows, settings=tiny, steps=1, assessed=0, **changes))
+
+
+def test_a_stage_that_learns_to_make_pictures_runs_on_scenes_beside_one_that_answers(training: Training) -> None:
+    rows = [*training.stages, {**TABLE[3], **SIZES, "name": "both", "losses": {"visual": 1.0, "caption": 1.0}}]
+    metrics = on_scenes(replace(training, stages=rows), generate=True, run=["generation", "both"]).run()
+    assert metrics["visual"] > 0 and metrics["caption"] > 0
+
+
+def test_a_run_on_scenes_takes_any_seed(training: Training) -> None:
+    seen = []
+    for seed in (0, 1_000, 123_456):
+        trainer = on_scenes(training, seed=seed, run=["alignment"])
+        batch = trainer._scenes(trainer.current, (seed * 10) * 1_000_000)
+        seen.append(batch.images)
+        trainer.train_step()
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_the_discriminator_sees_what_the_generator_is_judged_by(training: Training) -> None:
+    trainer = Trainer(replace(training, adversarial=0.1, run=["tokenizer"]), noise, tiny_model())
+    assert trainer.discriminator is not None
+    given: list[Tensor] = []
+    trainer.discriminator.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        for parameter in trainer.model.tokenizer.parameters():
+            parameter.mul_(3)  # far out of [0, 1]
+    trainer.train_step()
+    judged, real, fake = given
+    assert not fake.requires_grad and torch.equal(fake, judged) and not torch.equal(real, fake)
+    assert fake.min() < 0 or fake.max() > 1
+
+
+def test_a_tokenizer_in_evaluation_mode_stays_so_when_the_discriminator_learns(training: Training) -> None:
+    rows = [{**TABLE[0], **SIZES, "trained": ["projector"], "frozen": ["tokenizer", "language", "head"],
+             "losses": {"vq": 1.0, "caption": 1.0}}]  # fmt: skip
+    trainer = Trainer(replace(training, stages=rows, adversarial=0.1), noise, tiny_model())
+    trainer.train_step()
+    assert not any(module.training for module in trainer.model.tokenizer.modules())
+
+
+def test_a_run_that_makes_pictures_starts_from_one_without_output_rows_for_them(
+    training: Training, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "start.safetensors")
+    parts = tiny_model(seed=1)
+    whole = EndToEnd(parts.tokenizer, parts.language)
+    save_model(whole, path)
+    config = replace(training, start=path, run=["generation"])
+    trainer = Trainer(config, noise, tiny_model(seed=3))
+    assert moved(weights(whole), {n: v for n, v in weights(trainer.model).items() if n in weights(whole)}) == set()
+    save_model(tiny_model(), path)
+    with pytest.raises(ValueError, match=r"has head\.weight that it does not"):
+        Trainer(replace(config, run=["alignment"]), noise, whole)
+    save_file({"head.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="expected weights that fit the run's model"):
+        Trainer(config, noise, tiny_model())
+    save_file({"other": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"lacks .*projector\.0\.bias.* and has other"):
+        Trainer(config, noise, tiny_model())
+
+
 def test_a_file_of_pictures_with_answers_trains_too(training: Training, tmp_path: Path) -> None:
     words = ["dark", "bright", "grey"]
     for level, name in enumerate(words):
@@ -176,6 +241,13 @@ def test_a_file_of_pictures_with_answers_trains_too(training: Training, tmp_path
     assert sorted(said[:3]) == sorted(said[3:]) == ["1 </s>", "2 things </s>", "3 </s>"]
     whole = [tokenizer.decode(ids) for batch in passes for ids in batch.ids]
     assert all("how ? assistant :" in text for text in whole)
+    assert trainer.config.seed == 0
+    orders = [
+        [float(trainer.batches(replace(trainer.stages[0], batch=1, stream=stream), number).images.mean())
+         for number in range(9)]
+        for stream in (0, 0, 1)
+    ]  # fmt: skip
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2])
     shades = {float(picture.mean()) for batch in passes for picture in batch.images}
     assert len(shades) == 3 and all(batch.images.shape == (2, 3, 16, 16) for batch in passes)
     prompts = {tokenizer.decode(p[m == 1]) for b in passes if b.prompt is not None and b.mask is not None for p, m in zip(b.prompt, b.mask, strict=True)}  # noqa: E501  # fmt: skip

@@ -13,7 +13,7 @@ from vistok.data.scenes.layout import make_layout
 from vistok.data.scenes.questions import KINDS, questions_about
 from vistok.data.scenes.render import render
 from vistok.lvlm.causal_lm import load_causal_lm
-from vistok.lvlm.packed_questions import NAME, packed_positions
+from vistok.lvlm.packed_questions import packed_positions
 from vistok.lvlm.relevance import IGNORED
 from vistok.train.ett_model import EndToEnd
 from vistok.train.ett_scenes import Scenes, assess, close_up
@@ -26,7 +26,6 @@ def model() -> EndToEnd:
     torch.manual_seed(0)
     settings: dict[str, Any] = {**vistok.info("tokenizer", "ett_nano").tiny, "patch": 16}
     language = load_causal_lm("micro_lvlm")
-    language.config._attn_implementation = NAME
     return EndToEnd(vistok.tokenizer("ett_nano", **settings), language).eval()  # type: ignore[arg-type]
 
 
@@ -42,6 +41,16 @@ def test_packed_questions_give_the_loss_of_each_question_alone(model: EndToEnd, 
         for part in parts
     ]
     torch.testing.assert_close(model.caption_loss(batch), torch.stack(alone).mean())
+
+
+def test_the_language_model_keeps_its_own_attention_for_all_else(model: EndToEnd) -> None:
+    usual = model.language.config._attn_implementation
+    batch = Scenes(64, 16, 2, questions=2, kinds=EASY).batch(5)
+    model.caption_loss(batch)
+    assert model.language.config._attn_implementation == usual
+    with pytest.raises(TypeError):
+        model.caption_loss(replace(batch, extra={**batch.extra, "packing": None}))
+    assert model.language.config._attn_implementation == usual
 
 
 def test_questions_are_of_the_named_kinds_about_what_is_drawn() -> None:

@@ -20,7 +20,6 @@ from torch import nn
 
 from vistok.lvlm.causal_lm import load_causal_lm, load_words
 from vistok.lvlm.micro import vocabulary
-from vistok.lvlm.packed_questions import NAME
 from vistok.lvlm.visual_generation import VisualHead
 from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
@@ -94,15 +93,15 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = make_model(config) if model is None else model
         if config.start is not None:
-            load_model(self.model, config.start)
+            _load(self.model, config.start)
         self.draws_scenes = batches is None and config.data is None
         self.batches = batches or (self._scenes if config.data is None else self._conversations())
         if self.draws_scenes:
-            self._prepare_for_scenes()
+            self._check_words()
         self.discriminator = PatchDiscriminator() if config.adversarial else None
         if self.discriminator is not None:
             self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), 1e-4, (0.5, 0.9))
-        self.vq = VqLoss(make_losses(config.losses), config.quantizer, config.adversarial, self.discriminator)
+        self.vq = VqLoss(make_losses(config.losses), config.quantizer, config.adversarial, self._judged)
         self.stage = self.step = self.total = 0
         self.seconds = 0.0
         self._begin()
@@ -167,7 +166,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if "adversarial" in terms:
-            terms["discriminator"] = self._train_discriminator(batch)
+            terms["discriminator"] = self._train_discriminator(batch.images, self._fake)
         self.step += 1
         self.total += 1
         return {name: float(value.detach()) for name, value in {"loss": total, **terms, **norms}.items()}
@@ -219,32 +218,34 @@ class Trainer:
         groups = [{"params": list(parts[name].parameters()), "part": name} for name in stage.trained]
         self.optimizer = torch.optim.Adam(groups, stage.rate(stage.trained[0], 0), stage.betas, fused=True)
 
-    def _prepare_for_scenes(self) -> None:
-        settings = self.model.language.config
-        if settings.vocab_size != len(vocabulary()):
+    def _check_words(self) -> None:
+        if self.model.language.config.vocab_size != len(vocabulary()):
             raise ValueError(
                 "train: expected data, a JSON or JSON Lines file of pictures with questions and answers; without it "
                 f"scenes are drawn, which speak the words of micro_lvlm, not those of {self.config.language}"
             )
-        settings._attn_implementation = NAME
 
     def _scenes(self, stage: Stage, number: int) -> Batch:
-        return Scenes(stage.side, self.model.tokenizer.patch, stage.batch, **stage.data).batch(number)
+        scenes = Scenes(stage.side, self.model.tokenizer.patch, stage.batch, **stage.data)
+        return scenes.batch(number % (len(scenes.seeds) // scenes.items))
 
     def _conversations(self) -> Batches:
         config = self.config
         assert config.data is not None
         words = load_words(config.language)
         read = Conversations(config.data, config.images, words, prompt=config.prompt, seed=config.seed)
-        return lambda stage, number: read.batch(number % _STREAM, stage.batch, stage.side)
+        return lambda stage, number: read.batch(number % _STREAM, stage.batch, stage.side, stage.stream)
 
-    def _train_discriminator(self, batch: Batch) -> torch.Tensor:
+    def _judged(self, images: torch.Tensor) -> torch.Tensor:
+        """What the discriminator says of reconstructions, which are kept for its own step."""
         assert self.discriminator is not None
-        tokenizer = self.model.tokenizer.eval()  # or a codebook of averages would move once more
-        with torch.no_grad():
-            fake = tokenizer.decode(tokenizer.encode(batch.images))
-        tokenizer.train()
-        loss = hinge_discriminator_loss(self.discriminator(batch.images), self.discriminator(fake))
+        self._fake = images.detach().float()
+        judged: torch.Tensor = self.discriminator(images)
+        return judged
+
+    def _train_discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        assert self.discriminator is not None
+        loss = hinge_discriminator_loss(self.discriminator(real), self.discriminator(fake))
         self.discriminator_optimizer.zero_grad()
         loss.backward()
         self.discriminator_optimizer.step()
@@ -258,3 +259,21 @@ def make_model(config: Training) -> EndToEnd:
     width = language.get_input_embeddings().weight.shape[1]
     head = VisualHead(width, tokenizer.codebook_sizes) if config.generate else None
     return EndToEnd(tokenizer, language, head=head)
+
+
+def _load(model: EndToEnd, start: str) -> None:
+    """What an earlier run wrote; output rows for pictures may join a model that had none.
+
+    Raises: ValueError naming the weights that do not fit.
+    """
+    try:
+        missing, unexpected = load_model(model, start, strict=False)
+    except RuntimeError as error:  # of sizes that differ
+        raise ValueError(f"start: expected weights that fit the run's model, {start}: {error}") from error
+    lacking = sorted(name for name in missing if not name.startswith("head."))
+    if lacking or unexpected:
+        raise ValueError(
+            f"start: expected weights of the run's model, {start} lacks {', '.join(lacking) or 'none'} and has "
+            f"{', '.join(sorted(unexpected)) or 'none'} that it does not; take the tokenizer, the language and "
+            "generate of the run that wrote it"
+        )

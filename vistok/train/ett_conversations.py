@@ -29,12 +29,15 @@ class Conversations:
             raise ValueError(f"{file}: expected pictures with questions and answers, found none")
         self.words, self.prompt, self.seed = words, prompt, seed
 
-    def batch(self, number: int, items: int, side: int) -> Batch:
-        """Batch `number` of `items` pictures, cut to side x side pixels; answers and their ends are labelled."""
+    def batch(self, number: int, items: int, side: int, stream: int = 0) -> Batch:
+        """Batch `number` of `items` pictures, cut to side x side pixels; answers and their ends are labelled.
+
+        stream: 0..9, each goes over the pictures in orders of its own.
+        """
         pass_, first = divmod(number * items, len(self.samples))
         order: list[int] = []
         while len(order) < first + items:
-            draw = torch.Generator().manual_seed(self.seed * 1_000_003 + pass_)
+            draw = torch.Generator().manual_seed((self.seed * 10 + stream) * 1_000_003 + pass_)
             order += torch.randperm(len(self.samples), generator=draw).tolist()
             pass_ += 1
         chosen = [self.samples[index] for index in order[first : first + items]]

@@ -3,6 +3,7 @@
 z [B, N, D]: the quantizer's codes, not their ids, so that gradients pass through it;  x_I = W_2 gelu(W_1 z) [B, N, C];
 L_cap = -sum_t log P(x_T,t | x_I, x_T,<t), mean over the words that carry a label;  L = L_cap + alpha L_vq.
 L_vq = sum of reconstruction terms + L_quant (entropy terms among it, as the quantizer is set) + lG L_GAN.
+The LeCAM regulariser that the paper gives its discriminator is not there.
 
 Tokenizers stay as they are: `encode` passes gradients in evaluation mode as in training. B items, N visual tokens of
 width D, T words, C width of the language model, K codes.
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistok.lvlm.packed_questions import NAME
 from vistok.lvlm.relevance import IGNORED
 from vistok.lvlm.visual_generation import visual_loss
 from vistok.protocols import Quantized
@@ -133,13 +135,23 @@ class EndToEnd(nn.Module):
         return loss
 
     def answer(self, batch: Batch, codes: Tensor | None = None) -> Any:
-        """The language model's output over words before, visual tokens and words of a batch; labels likewise."""
+        """The language model's output over words before, visual tokens and words of a batch; labels likewise.
+
+        With `packing` among extra the model attends as `packed_attention` does, in this call and no other.
+        """
         visual = self.projector(self.codes(batch.images) if codes is None else codes)
         embed = self.language.get_input_embeddings()
         before = embed(batch.before).expand(len(visual), -1, -1)
         sequence = torch.cat((before, visual.to(before.dtype), embed(batch.ids)), dim=1)
         silent = batch.labels.new_full((len(visual), sequence.shape[1] - batch.labels.shape[1]), IGNORED)
-        return self.language(inputs_embeds=sequence, labels=torch.cat((silent, batch.labels), 1), **batch.extra)
+        labels = torch.cat((silent, batch.labels), 1)
+        settings, usual = self.language.config, self.language.config._attn_implementation
+        try:
+            if "packing" in batch.extra:
+                settings._attn_implementation = NAME
+            return self.language(inputs_embeds=sequence, labels=labels, **batch.extra)
+        finally:
+            settings._attn_implementation = usual
 
     def _visual_loss(self, batch: Batch, codes: Tensor) -> Tensor:
         if self.head is None or batch.prompt is None:

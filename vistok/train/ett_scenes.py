@@ -30,7 +30,7 @@ _OFF_CENTRE = 0.25
 class Scenes:
     """Batches of scenes by number: the questions in one sequence for each scene, no question seeing another.
 
-    The language model must be one with the words of micro_lvlm and `vistok_packed_questions` as its attention.
+    The language model must be one with the words of micro_lvlm.
     """
 
     def __init__(
