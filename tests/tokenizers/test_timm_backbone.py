@@ -231,3 +231,9 @@ def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
         vistok.tokenizer(
             "convnext_tiny", model=MODELS["convnext_tiny.fb_in22k_ft_in1k"], checkpoint=tmp_path / "other.pt"
         )
+
+
+def test_clip_of_openai_has_the_activation_that_it_was_trained_with() -> None:
+    model: Any = vistok.tokenizer("clip_l14_336", **vistok.info("tokenizer", "clip_l14_336").tiny)
+    x = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(model.net.blocks[0].mlp.act(x), x * torch.sigmoid(1.702 * x))
