@@ -66,3 +66,14 @@ def test_settings_are_taken_from_our_own_config_only() -> None:
     assert Corners.rename_settings({"black": 0.0}) == {"black": 0.0}
     assert Corners.rename_settings({"architectures": ["CosmosTokenizer"], "black": 0.0}) == {}
     assert is_foreign({"_class_name": "VQModel"}) and is_foreign({"model_type": "janus"}) and not is_foreign({})
+
+
+def test_features_that_are_not_finite_are_no_tokens() -> None:
+    model, images = Corners(), black_and_white(2, 3, 4, 4)
+    model.quant_conv = nn.Conv2d(12, 12, 1, bias=False)
+    nn.init.dirac_(model.quant_conv.weight)
+    with torch.no_grad():
+        model.quant_conv.weight[3] = float("nan")
+    for training in (False, True):
+        with pytest.raises(ValueError, match=r"corners: expected finite features from torch.float32, got .*\[0, 1\]"):
+            model.train(training).encode(images)

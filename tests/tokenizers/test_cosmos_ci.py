@@ -75,3 +75,11 @@ def test_scripts_are_read_by_trust_only(tmp_path: Path) -> None:
         vistok.tokenizer("cosmos_ci16", checkpoint=tmp_path, **TINY)
     loaded: Any = vistok.tokenizer("cosmos_ci16", checkpoint=tmp_path, trust=True, **TINY)
     assert all(value.equal(model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_features_that_are_not_finite_are_no_tokens() -> None:
+    model: Any = vistok.tokenizer("cosmos_ci16", **TINY).eval()
+    with torch.no_grad():
+        model.quant_conv.weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"expected finite features from torch.float32, got others in images \[0, 1\]"):
+        model.encode(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))

@@ -106,3 +106,11 @@ def test_training_draws_latents_and_gives_the_divergence() -> None:
     first, second = (model(images(1, 3, 8, 8)) for _ in range(2))
     assert not torch.equal(first.images, second.images)
     torch.testing.assert_close(first.loss, 1e-6 * first.stats["kl"])
+
+
+def test_latents_that_are_not_finite_are_no_tokens() -> None:
+    model: Any = vistok.tokenizer("mar_kl16", **SIZES).eval()
+    with torch.no_grad():
+        model.quant_conv.weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"expected finite latents from torch.float32, got others in images \[0, 1\]"):
+        model.encode(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))

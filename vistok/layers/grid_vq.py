@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from vistok.layers.image_checks import check_images, pad_to_multiple
+from vistok.layers.image_checks import check_finite, check_images, pad_to_multiple
 from vistok.layers.preprocess import Preprocess
 from vistok.protocols import Quantized
 from vistok.rows import grid_coords
@@ -56,12 +56,15 @@ class GridVq(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="ap
         """images [B, 3, H, W] in [0, 1] -> tokens in raster order: embeds [B, N, D], indices [B, N] or [B, N, Q].
 
         Sides that are no multiples of `patch` are mirrored below and to the right, and cropped by `decode`.
-        Raises: ValueError naming the shape or range that is wrong, or a budget: a grid has no shorter form.
+        Raises: ValueError naming the shape or range that is wrong, images whose features are not finite, or a budget:
+        a grid has no shorter form.
         """
         if budget is not None:
             raise ValueError(f"{self.name}: expected no budget, a grid tokenizer makes h*w tokens; prune them instead")
         check_images(self.name, images)
-        quantized, grid = self._quantized(pad_to_multiple(images, self.patch))
+        features = self._features(pad_to_multiple(images, self.patch))
+        check_finite(self.name, features, f"features from {features.dtype}")
+        quantized, grid = self._quantized(features)
         spec = TokenSpec(self.name, self.dim, self.codebook_sizes, grid, self.patch, tuple(images.shape[2:]))
         coords = grid_coords(*grid, images.shape[0], images.device)
         return TokenTensor(spec=spec, embeds=quantized.embeds, indices=quantized.indices, coords=coords)
@@ -83,7 +86,7 @@ class GridVq(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="ap
 
     def forward(self, images: Tensor) -> Reconstruction:
         """images [B, 3, H, W] in [0, 1], sides multiples of `patch` -> what a training step needs."""
-        quantized, grid = self._quantized(images)
+        quantized, grid = self._quantized(self._features(images))
         return Reconstruction(self._decoded(quantized.embeds, grid), quantized.loss, quantized.stats)
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -104,8 +107,10 @@ class GridVq(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="ap
         """
         return {} if is_foreign(stored) else dict(stored)
 
-    def _quantized(self, images: Tensor) -> tuple[Quantized, tuple[int, int]]:
-        features = self.features(images * (1 - self.black) + self.black)
+    def _features(self, images: Tensor) -> Tensor:
+        return self.features(images * (1 - self.black) + self.black)
+
+    def _quantized(self, features: Tensor) -> tuple[Quantized, tuple[int, int]]:
         rows, cols = features.shape[2:]
         return self.quantize(features.flatten(2).transpose(1, 2)), (rows, cols)
 

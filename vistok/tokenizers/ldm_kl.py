@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vistok.layers.gaussian import Gaussian
 from vistok.layers.grid_vq import Reconstruction
-from vistok.layers.image_checks import check_images, pad_to_multiple
+from vistok.layers.image_checks import check_finite, check_images, pad_to_multiple
 from vistok.layers.ldm_vae import LdmVae
 from vistok.layers.preprocess import Preprocess
 from vistok.registry import register
@@ -85,13 +85,15 @@ class LdmKl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
 
         sample: draw latents with `generator`, one or one per image, else their mean. Sides that are no multiples of
         `patch` are mirrored below and to the right, and cropped by `decode`.
-        Raises: ValueError naming the shape or range that is wrong, or a budget: a grid has no shorter form.
+        Raises: ValueError naming the shape or range that is wrong, images whose latents are not finite, or a budget: a
+        grid has no shorter form.
         """
         if budget is not None:
             raise ValueError(f"{self.name}: expected no budget, a grid tokenizer makes h*w tokens; prune them instead")
         check_images(self.name, images)
         posterior = self.posterior(pad_to_multiple(images, self.patch))
         latents = posterior.sample(generator) if sample else posterior.mean
+        check_finite(self.name, latents, f"latents from {latents.dtype}")
         rows, cols = latents.shape[1:3]
         embeds = (latents.flatten(1, 2) - self.latent_mean) / self.latent_std
         spec = TokenSpec(self.name, self.dim, (), (rows, cols), self.patch, tuple(images.shape[2:]))
