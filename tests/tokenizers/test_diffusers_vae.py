@@ -12,6 +12,7 @@ import vistok
 from vistok.layers.normalizer import NormalizedLatent, RawLatent
 from vistok.tokenizers._diffusers_families import FAMILIES
 from vistok.tokenizers.diffusers_vae import DiffusersVae
+from vistok.weights import misfits
 
 DOWN, UP = ["DownEncoderBlock2D"] * 3, ["UpDecoderBlock2D"] * 3
 CONVS: dict[str, Any] = {
@@ -381,3 +382,16 @@ def test_the_published_config_builds_in_full_size(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
     assert str(model.spec.patch) in vistok.info("tokenizer", name).summary or name in ("diffusers_vae", "rae_dinov2")
     assert f"{model.dim} channels" in vistok.info("tokenizer", name).summary or name == "diffusers_vae"
+
+
+def test_names_of_attention_in_files_of_stable_diffusion_1_are_read() -> None:
+    model = DiffusersVae(vae={"method": "AutoencoderKL", **TINY["AutoencoderKL"]})
+    state = {name.removeprefix("net."): value for name, value in model.state_dict().items() if "net." in name}
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = dict(state)
+    for new, before in names.items():
+        old = {name.replace(f".{new}.", f".{before}."): value for name, value in old.items()}
+    assert len(old.keys() - state.keys()) == 16
+    renamed = model.rename_keys(old)
+    assert misfits(model, renamed) == []
+    assert all(value.equal(renamed[name]) for name, value in model.state_dict().items())

@@ -202,14 +202,17 @@ class DiffusersVae(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
         return images[:, :, :height, :width]
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names of diffusers to ours, and the normalizer's statistics, which are in their config or batch norm."""
+        """Names of diffusers, old ones of attention too, to ours, and the normalizer's statistics, which are in their config or batch norm."""
         if any(name.startswith("net.") for name in tensors):
             return dict(tensors)
         if self.kind == "AutoencoderKLFlux2" and {"bn.running_mean", "bn.running_var"} <= tensors.keys():
             variance = tensors["bn.running_var"].float() + self.net.config["batch_norm_eps"]
             self._set_statistics(tensors["bn.running_mean"].float(), variance.sqrt())
         ours = {f"normalizer.{name}": value for name, value in self.normalizer.state_dict().items()}
-        return {f"net.{name}": value for name, value in tensors.items()} | ours
+        theirs = dict(tensors)
+        # Files of Stable Diffusion 1 and 2 call to_q, to_k, to_v and to_out query, key, value and proj_attn.
+        self.net._fix_state_dict_keys_on_load(theirs)
+        return {f"net.{name}": value for name, value in theirs.items()} | ours
 
     @classmethod
     def rename_settings(cls, stored: dict[str, Any]) -> dict[str, Any]:
