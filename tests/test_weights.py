@@ -219,6 +219,28 @@ def test_a_folder_of_a_repository_on_the_hub_is_a_checkpoint(
         locate("hf:someone/pipeline")
 
 
+def test_one_file_of_a_repository_on_the_hub_is_a_checkpoint(
+    tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "models--someone--several"
+    snapshot = root / "snapshots" / ("0" * 40)
+    (snapshot / "more").mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("0" * 40)
+    for file in ("a.pt", "b.pt", "more/c.safetensors"):
+        write(snapshot / file, tensors)
+    (snapshot / "more" / "config.json").write_text('{"width": 3}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert weight_file("hf:someone/several/b.pt") == snapshot / "b.pt"
+    assert locate("hf:someone/several/more/c.safetensors@main") == snapshot / "more" / "c.safetensors"
+    assert stored_settings("hf:someone/several/more/c.safetensors") == {"width": 3}
+    with pytest.raises(FileNotFoundError, match="hf:someone/several/d.pt: no such file in the repository"):
+        locate("hf:someone/several/d.pt")
+    with pytest.raises(ValueError, match=r"got \['a.pt', 'b.pt'\]; name the file, .* hf:owner/name/FILE"):
+        weight_file("hf:someone/several")
+
+
 def test_settings_are_read_beside_the_weights(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     path = write(tmp_path / "model.safetensors", tensors)
     assert stored_settings(path) == stored_settings(tmp_path) == {}

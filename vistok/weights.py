@@ -27,8 +27,9 @@ _SCRIPTS = ("encoder.jit", "decoder.jit")
 def locate(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _PREFERRED) -> Path:
     """The local file or folder of a checkpoint; of a repository, the first of `preferred` that is there is fetched.
 
-    checkpoint: a path; `embedded:name` (shipped with vistok); `hf:owner/name[/folder][@revision]` (fetched once by
-    huggingface_hub). A local path always wins. Raises: FileNotFoundError naming what was tried.
+    checkpoint: a path; `embedded:name` (shipped with vistok); `hf:owner/name[/folder or file][@revision]` (fetched once
+    by huggingface_hub; of a file, that one and the configs beside it). A local path always wins.
+    Raises: FileNotFoundError naming what was tried.
     """
     path = Path(checkpoint)
     if path.exists():
@@ -43,17 +44,25 @@ def locate(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _PREFE
         return _fetch(name, preferred)
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: expected a file, a folder, embedded:name or "
-        "hf:owner/name[/folder][@revision]"
+        "hf:owner/name[/folder or file][@revision]"
     )
 
 
 def _fetch(name: str, preferred: Sequence[str]) -> Path:
-    """The local copy of owner/name[/folder][@revision]: its configs and the best of its weights."""
+    """The local copy of owner/name[/folder or file][@revision]: configs, and that file or the best of the weights."""
     from huggingface_hub import snapshot_download
 
     address, _, revision = name.partition("@")
     parts = address.split("/", 2)
-    repo, inside = "/".join(parts[:2]), "".join(f"{part}/" for part in parts[2:])
+    repo = "/".join(parts[:2])
+    if len(parts) > 2 and Path(parts[2]).suffix in (*_FILES, ".jit"):
+        folder, _, _ = parts[2].rpartition("/")
+        beside = [f"{folder}/{config}" if folder else config for config in ("config.json", "*_config.json")]
+        root = snapshot_download(repo, revision=revision or None, allow_patterns=[parts[2], *beside])
+        if not Path(root, parts[2]).is_file():
+            raise FileNotFoundError(f"hf:{name}: no such file in the repository")
+        return Path(root, parts[2])
+    inside = "".join(f"{part}/" for part in parts[2:])
     # Repositories hold the same weights in several formats, and whole pipelines in folders beside them.
     other = [f"{inside}*/*"]
     for weights in [*preferred, *(f"*{suffix}" for suffix in (*_FILES, ".jit"))]:
@@ -77,7 +86,10 @@ def weight_file(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _
         if path / name in found:
             return path / name
     if len(found) != 1:
-        raise ValueError(f"{path}: expected {preferred[0]} or one weight file, got {[entry.name for entry in found]}")
+        raise ValueError(
+            f"{path}: expected {preferred[0]} or one weight file, got {[entry.name for entry in found]}; name the file, "
+            "of a repository as hf:owner/name/FILE"
+        )
     return found[0]
 
 
