@@ -171,6 +171,10 @@ def test_files_without_tensors_and_unknown_suffixes_are_refused(tmp_path: Path) 
     torch.save({"step": 3}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match="expected a mapping of tensors, found none"):
         read_tensors(tmp_path / "w.pt")
+    for value, kind in (([torch.zeros(2)], "list"), (torch.zeros(2), "Tensor")):
+        torch.save(value, tmp_path / "bare.pt")
+        with pytest.raises(ValueError, match=rf"bare.pt: expected a mapping of tensors, found a {kind}"):
+            read_tensors(tmp_path / "bare.pt")
     with pytest.raises(ValueError, match=r"expected one of .*safetensors.*, got \.txt"):
         read_tensors(tmp_path / "w.txt")
 

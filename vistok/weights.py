@@ -163,6 +163,8 @@ def read_tensors(path: Path, under: Sequence[str] = ()) -> dict[str, Tensor]:
     for key in (*under, "ema", "model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path}: expected a mapping of tensors, found a {type(loaded).__name__}")
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path}: expected a mapping of tensors, found none")
