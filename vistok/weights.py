@@ -87,8 +87,8 @@ def weight_file(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _
             return path / name
     if len(found) != 1:
         raise ValueError(
-            f"{path}: expected {preferred[0]} or one weight file, got {[entry.name for entry in found]}; name the file, "
-            "of a repository as hf:owner/name/FILE"
+            f"{path}: expected {preferred[0]} or one weight file, got {[entry.name for entry in found]}; name the "
+            "file, of a repository as hf:owner/name/FILE"
         )
     return found[0]
 

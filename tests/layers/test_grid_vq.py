@@ -77,3 +77,11 @@ def test_features_that_are_not_finite_are_no_tokens() -> None:
     for training in (False, True):
         with pytest.raises(ValueError, match=r"corners: expected finite features from torch.float32, got .*\[0, 1\]"):
             model.train(training).encode(images)
+
+
+def test_images_of_float32_are_encoded_by_a_network_of_less_precision() -> None:
+    model, images = Corners(), black_and_white(1, 3, 4, 4)
+    model.encoder = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 12, 1))
+    tokens = model.to(torch.bfloat16).encode(images).check()
+    assert model.features(images.to(torch.bfloat16)).dtype == torch.bfloat16 and tokens.num_slots == 4
+    assert model.to(torch.float32).encode(images.to(torch.bfloat16)).num_slots == 4

@@ -83,3 +83,10 @@ def test_features_that_are_not_finite_are_no_tokens() -> None:
         model.quant_conv.weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"expected finite features from torch.float32, got others in images \[0, 1\]"):
         model.encode(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def test_images_of_float32_are_encoded_in_bfloat16() -> None:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model: Any = vistok.tokenizer("cosmos_ci16", dtype=torch.bfloat16, **TINY)
+    tokens = model.encode(images).check()
+    assert model.decode(tokens).shape == images.shape

@@ -108,7 +108,9 @@ class GridVq(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="ap
         return {} if is_foreign(stored) else dict(stored)
 
     def _features(self, images: Tensor) -> Tensor:
-        return self.features(images * (1 - self.black) + self.black)
+        """images [B, 3, H, W] of any float dtype -> vectors [B, D, h, w] in the encoder's."""
+        dtype = next(self.encoder.parameters(), images).dtype
+        return self.features((images * (1 - self.black) + self.black).to(dtype))
 
     def _quantized(self, features: Tensor) -> tuple[Quantized, tuple[int, int]]:
         rows, cols = features.shape[2:]

@@ -202,7 +202,7 @@ class DiffusersVae(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
         return images[:, :, :height, :width]
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names of diffusers, old ones of attention too, to ours, and the normalizer's statistics, which are in their config or batch norm."""
+        """Names of diffusers to ours, and the normalizer's statistics, which are in their config or batch norm."""
         if any(name.startswith("net.") for name in tensors):
             return dict(tensors)
         if self.kind == "AutoencoderKLFlux2" and {"bn.running_mean", "bn.running_var"} <= tensors.keys():

@@ -123,7 +123,7 @@ class LdmKl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
 
     def posterior(self, images: Tensor) -> Gaussian:
         """images [B, 3, H, W] in [0, 1], sides multiples of `patch` -> Gaussian over raw latents [B, h, w, D]."""
-        moments: Tensor = self.quant_conv(self.encoder(images * 2 - 1))
+        moments: Tensor = self.quant_conv(self.encoder((images * 2 - 1).to(self.quant_conv.weight.dtype)))
         return Gaussian.from_moments(moments.permute(0, 2, 3, 1))
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
