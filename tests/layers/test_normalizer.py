@@ -66,3 +66,14 @@ def test_statistics_that_make_no_sense_are_refused(mean: Any, std: Any, message:
     with pytest.raises(ValueError, match=message):
         normalizer.set_statistics(mean, std)
     assert normalizer.mean.tolist() == [1, -2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_are_not_rounded_to_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    normalizer = LatentNormalizer(2)
+    normalizer.set_statistics([0.12345678, -1.2345678], [1.0009765, 3.1415926])
+    mean, std = normalizer.mean.clone(), normalizer.std.clone()
+    torch.nn.Sequential(normalizer).to(dtype)
+    assert normalizer.mean.equal(mean) and normalizer.std.equal(std)
+    assert normalizer.normalize(RawLatent(torch.ones(1, 2, dtype=dtype))).values.dtype == dtype
+    assert normalizer.to("meta").mean.is_meta

@@ -121,3 +121,13 @@ def test_images_of_float32_are_encoded_in_bfloat16() -> None:
     model: Any = vistok.tokenizer("mar_kl16", dtype=torch.bfloat16, **SIZES)
     tokens = model.encode(images).check()
     assert model.decode(tokens).shape == images.shape
+
+
+def test_statistics_are_not_rounded_to_the_dtype_of_the_model() -> None:
+    statistics: dict[str, Any] = {"latent_mean": 0.12345678, "latent_std": 1.2345678}
+    model: Any = vistok.tokenizer("va_vae_f16d32", dtype=torch.bfloat16, **SIZES | statistics)
+    with torch.no_grad():
+        tokens = model.encode(images(1, 3, 8, 8))
+        raw = model.posterior(images(1, 3, 8, 8)).mean.flatten(1, 2)
+    expected = (raw.float() - 0.12345678) / 1.2345678
+    torch.testing.assert_close(tokens.embeds, expected.to(raw.dtype), rtol=0, atol=0)

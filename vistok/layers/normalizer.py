@@ -1,7 +1,8 @@
 """Latents with their scale in the type, so that normalising twice is an error and not a silent bug."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +23,16 @@ class NormalizedLatent:
 
 
 class LatentNormalizer(nn.Module):
-    """(z - mean) / std per channel, one way for each type."""
+    """(z - mean) / std per channel, one way for each type; the statistics stay float32, latents keep their dtype."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, persistent: bool = True) -> None:
+        """persistent: whether the statistics are part of the state, or come from settings."""
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("mean", torch.zeros(channels, dtype=torch.float32), persistent=persistent)
+        self.register_buffer("std", torch.ones(channels, dtype=torch.float32), persistent=persistent)
 
     def set_statistics(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
         """Set mean and std [C]. Raises: ValueError unless there are C of each, finite, and every std is positive."""
@@ -49,10 +51,18 @@ class LatentNormalizer(nn.Module):
         """Raises: TypeError if the latent is normalized already."""
         if not isinstance(latent, RawLatent):
             raise TypeError(f"normalize: expected RawLatent, got {type(latent).__name__}; it is applied once only")
-        return NormalizedLatent((latent.values - self.mean) / self.std)
+        return NormalizedLatent(((latent.values - self.mean) / self.std).to(latent.values.dtype))
 
     def denormalize(self, latent: NormalizedLatent) -> RawLatent:
         """Raises: TypeError if the latent is raw already."""
         if not isinstance(latent, NormalizedLatent):
             raise TypeError(f"denormalize: expected NormalizedLatent, got {type(latent).__name__}")
-        return RawLatent(latent.values * self.std + self.mean)
+        return RawLatent((latent.values * self.std + self.mean).to(latent.values.dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def moved(value: Tensor) -> Tensor:
+            out = fn(value)
+            return out if out.dtype == value.dtype else value.to(out.device)
+
+        # Statistics rounded to half precision would shift and scale every latent.
+        return super()._apply(moved, recurse)  # type: ignore[no-untyped-call, no-any-return]

@@ -18,6 +18,7 @@ from vistok.layers.gaussian import Gaussian
 from vistok.layers.grid_vq import Reconstruction
 from vistok.layers.image_checks import check_finite, check_images, pad_to_multiple
 from vistok.layers.ldm_vae import LdmVae
+from vistok.layers.normalizer import LatentNormalizer, NormalizedLatent, RawLatent
 from vistok.layers.preprocess import Preprocess
 from vistok.registry import register
 from vistok.rows import grid_coords
@@ -32,8 +33,6 @@ class LdmKl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
     """embeds = (z - latent_mean) / latent_std, per channel."""
 
     cannot: frozenset[str] = frozenset({"budget"})
-    latent_mean: Tensor
-    latent_std: Tensor
 
     def __init__(
         self,
@@ -65,8 +64,9 @@ class LdmKl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
         if min(std) <= 0:
             raise ValueError(f"ldm_kl: expected latent_std > 0, got {min(std)}")
         # Settings, which config.json keeps, and no weights: the authors' files do not hold them.
-        self.register_buffer("latent_mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("latent_std", torch.tensor(std), persistent=False)
+        self.normalizer = LatentNormalizer(dim, persistent=False)
+        self.normalizer.mean.copy_(torch.tensor(mean))
+        self.normalizer.std.copy_(torch.tensor(std))
 
     @property
     def spec(self) -> TokenSpec:
@@ -95,10 +95,10 @@ class LdmKl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
         latents = posterior.sample(generator) if sample else posterior.mean
         check_finite(self.name, latents, f"latents from {latents.dtype}")
         rows, cols = latents.shape[1:3]
-        embeds = (latents.flatten(1, 2) - self.latent_mean) / self.latent_std
+        embeds = self.normalizer.normalize(RawLatent(latents.flatten(1, 2))).values
         spec = TokenSpec(self.name, self.dim, (), (rows, cols), self.patch, tuple(images.shape[2:]))
         coords = grid_coords(rows, cols, images.shape[0], images.device)
-        return TokenTensor(spec=spec, embeds=embeds.to(latents.dtype), coords=coords)
+        return TokenTensor(spec=spec, embeds=embeds, coords=coords)
 
     def decode(self, tokens: TokenTensor) -> Tensor:
         """Tokens of `encode` -> images [B, 3, H, W] in [0, 1], cropped to the encoded size.
@@ -110,7 +110,7 @@ class LdmKl(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
             raise ValueError(f"{self.name}: expected all tokens of a grid {spec.grid}, got N={tokens.num_slots}")
         if tokens.embeds is None:
             raise ValueError(f"{self.name}: expected embeds, the tokens of this model have no ids to look up")
-        latents = tokens.embeds * self.latent_std + self.latent_mean
+        latents = self.normalizer.denormalize(NormalizedLatent(tokens.embeds)).values
         images = self._images(latents.unflatten(1, spec.grid))
         height, width = spec.image_size or images.shape[2:]
         return images[:, :, :height, :width].clamp(0.0, 1.0)
