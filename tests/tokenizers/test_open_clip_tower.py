@@ -145,6 +145,7 @@ def test_positions_are_resampled_to_another_image_size(tmp_path: Path) -> None:
     table, old = loaded.net.positional_embedding, theirs.visual.positional_embedding
     assert table.shape == (1 + 4 * 8, 32) and table[0].equal(old[0])
     assert loaded.encode(images_of(1, 3, 32, 64)).spec.grid == (4, 8)
+    assert loaded.preprocess(images_of(3, 50, 70)).shape == (3, 32, 64)
     theirs = save(tmp_path, TIMM, {"mean": [0.5] * 3, "std": [0.5] * 3})
     loaded = vistok.tokenizer("open_clip_tower", checkpoint=tmp_path, image_size=[32, 64])
     assert loaded.net.trunk.pos_embed.shape == (1, 1 + 2 * 4, 64) and theirs.visual.trunk.pos_embed.shape == (1, 5, 64)

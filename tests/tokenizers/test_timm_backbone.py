@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 import vistok
+from vistok.layers.preprocess import Preprocess
+from vistok.tokenizers._features import fitted
 from vistok.tokenizers.timm_backbone import TimmBackbone
 
 VIT: dict[str, Any] = {"depth": 3, "embed_dim": 32, "num_heads": 2}
@@ -237,3 +239,35 @@ def test_clip_of_openai_has_the_activation_that_it_was_trained_with() -> None:
     model: Any = vistok.tokenizer("clip_l14_336", **vistok.info("tokenizer", "clip_l14_336").tiny)
     x = torch.linspace(-3, 3, 7)
     torch.testing.assert_close(model.net.blocks[0].mlp.act(x), x * torch.sigmoid(1.702 * x))
+
+
+def test_another_image_size_changes_the_pictures_that_a_folder_states(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        theirs = timm.create_model(DINO, num_classes=7, **VIT).eval()
+    timm.models.save_for_hf(theirs, str(tmp_path), safe_serialization=True)
+    for size in ([28, 28], [28, 42]):
+        loaded: Any = vistok.tokenizer("timm_backbone", checkpoint=tmp_path, image_size=size)
+        picture = loaded.preprocess(images_of(3, 50, 70))
+        assert list(picture.shape[1:]) == size and loaded.encode(picture[None]).num_slots == size[1] // 7
+
+
+@pytest.mark.parametrize(
+    ("stated", "size", "expected"),
+    [
+        ({"resize": 256, "crop": 224}, (336, 336), {"resize": 384, "crop": 336}),
+        ({"resize": [256, 256], "crop": 224}, (448, 448), {"resize": [512, 512], "crop": 448}),
+        (
+            {"resize": 256, "crop": 224, "interpolation": "bilinear"},
+            (2, 3),
+            {"resize": [2, 3], "interpolation": "bilinear"},
+        ),
+        ({"resize": [32, 48]}, (32, 48), {"resize": [32, 48]}),
+        ({"crop": 224}, (448, 448), {"resize": 448, "crop": 448}),
+        ({"resize": 256, "crop": 224}, None, {"resize": 256, "crop": 224}),
+        ({}, (32, 32), {}),
+    ],
+)
+def test_pictures_are_fitted_to_a_size(
+    stated: dict[str, Any], size: tuple[int, int] | None, expected: dict[str, Any]
+) -> None:
+    assert fitted(stated, size) == Preprocess(**expected)

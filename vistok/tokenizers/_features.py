@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistok.layers.preprocess import Preprocess
 from vistok.rows import grid_coords
 from vistok.tokens import TokenSpec, TokenTensor
 
@@ -48,8 +49,24 @@ def picture_settings(size: Sequence[int], crop_pct: float, mode: str, interpolat
     how = {} if interpolation == "bicubic" else {"interpolation": interpolation}
     if height != width:
         return {"resize": [height, width], **how}
-    larger = int(height / crop_pct)
+    larger = int(height / crop_pct + 1e-6)  # 336 / 0.875 and its like are whole
     return {"resize": [larger, larger] if mode == "squash" else larger, "crop": height, **how}
+
+
+def fitted(preprocess: Mapping[str, Any], size: tuple[int, int] | None) -> Preprocess:
+    """Pictures as stated, made `size` (H, W) if that is given and they would come in another one, which fails later.
+
+    The part of a picture that a crop leaves stays the same.
+    """
+    stated = Preprocess(**preprocess)
+    both = stated.resize if isinstance(stated.resize, Sequence) else None
+    made = both if stated.crop is None else (stated.crop, stated.crop)
+    if size is None or made is None or tuple(made) == size:
+        return stated
+    larger = min(both) if both is not None else stated.resize
+    kept = stated.crop / larger if stated.crop is not None and isinstance(larger, int) else 1.0
+    mode = "shortest" if both is None else "squash"
+    return Preprocess(**picture_settings(size, kept, mode, stated.interpolation))
 
 
 def by_timm(tensors: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from vistok.config import unknown
 from vistok.layers.image_checks import check_finite, check_images
-from vistok.layers.preprocess import Preprocess
 from vistok.registry import register
 from vistok.tokenizers._features import (
     by_timm,
     check_fixed_size,
     chosen_layers,
+    fitted,
     picture_settings,
     standardize,
     tokens_of_maps,
@@ -89,7 +89,7 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
         self.mean, self.std = list(mean or open_clip.OPENAI_DATASET_MEAN), list(std or open_clip.OPENAI_DATASET_STD)
         if preprocess is None:
             preprocess = picture_settings(self.image_size, 1.0, "shortest", "bicubic")
-        self.preprocess = Preprocess(**preprocess)
+        self.preprocess = fitted(preprocess, self.image_size if image_size is not None else None)
 
     @property
     def spec(self) -> TokenSpec:

@@ -16,12 +16,12 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from vistok.layers.image_checks import check_finite, check_images, pad_to_multiple
-from vistok.layers.preprocess import Preprocess
 from vistok.registry import register
 from vistok.tokenizers._features import (
     by_timm,
     check_fixed_size,
     chosen_layers,
+    fitted,
     picture_settings,
     standardize,
     tokens_of_maps,
@@ -82,7 +82,7 @@ class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
         self.mean, self.std = list(mean or known["mean"]), list(std or known["std"])
         if preprocess is None:
             preprocess = _pictures(known, self.image_size)
-        self.preprocess = Preprocess(**preprocess)
+        self.preprocess = fitted(preprocess, self.image_size if image_size is not None else None)
 
     @property
     def spec(self) -> TokenSpec:
@@ -178,6 +178,7 @@ def _create(name: str, size: Sequence[int] | None, arguments: dict[str, Any]) ->
     arguments = {"num_classes": 0, **arguments}
     if size is not None:
         fixed = (int(size[0]), int(size[1]))
+        arguments.pop("img_size", None)  # a folder's own, which the size asked for replaces
         try:
             return timm.create_model(name, **arguments, img_size=fixed), fixed
         except TypeError:  # a convolutional net has no size
