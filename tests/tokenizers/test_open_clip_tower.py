@@ -6,6 +6,7 @@ from typing import Any
 
 import open_clip
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -177,3 +178,13 @@ def test_the_published_architecture_builds_in_full_size(name: str) -> None:
         model: Any = vistok.tokenizer(name)
     summary = vistok.info("tokenizer", name).summary
     assert f"{model.patch}x{model.patch} pixels" in summary and f"{model.dim} features" in summary or name == model.name
+
+
+def test_a_config_does_not_have_other_weights_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained=False, **kw: (asked.append(pretrained), create(name, **kw))[1]
+    )
+    build({**TIMM, "timm_model_pretrained": True})
+    assert asked == [False]

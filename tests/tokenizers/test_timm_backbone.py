@@ -271,3 +271,11 @@ def test_pictures_are_fitted_to_a_size(
     stated: dict[str, Any], size: tuple[int, int] | None, expected: dict[str, Any]
 ) -> None:
     assert fitted(stated, size) == Preprocess(**expected)
+
+
+def test_a_folder_does_not_decide_what_else_is_fetched_or_read() -> None:
+    others = {"pretrained": True, "checkpoint_path": "/other.pth", "cache_dir": "/", "pretrained_cfg": {"file": "/x"}}
+    known = {"tag": "lvd142m", "mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 28, 28]}
+    stored = {"architecture": "vit_small_patch14_reg4_dinov2", "pretrained_cfg": known, "num_classes": 3}
+    arguments = {**VIT, **others, "pretrained_cfg_overlay": {"file": "/x"}, "num_classes": 3}
+    assert TimmBackbone.rename_settings({**stored, "model_args": arguments})["model"] == VIT

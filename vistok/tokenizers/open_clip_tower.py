@@ -68,6 +68,8 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
         vision = dict(config["vision_cfg"])
         if image_size is not None:
             vision["image_size"] = [int(side) for side in image_size]
+        if "timm_model_name" in vision:  # weights are what the checkpoint holds, and nothing is fetched for a config
+            vision["timm_model_pretrained"] = False
         self.net: Any = open_clip.CLIP(
             config["embed_dim"], vision, _LEAST_TEXT, quick_gelu=bool(config.get("quick_gelu"))
         ).visual

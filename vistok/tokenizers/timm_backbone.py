@@ -31,6 +31,16 @@ from vistok.tokens import TokenSpec, TokenTensor
 # Their layers cannot be had behind the final norm.
 _WITHOUT_NORM = {"Hiera", "HieraDet"}
 
+# What a folder's config.json must not decide: the head, and which other files are fetched or read.
+_NOT_OF_A_FOLDER = {
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+}
+
 
 @register
 class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apache-2.0"):
@@ -141,7 +151,7 @@ class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
             return stored
         known = stored["pretrained_cfg"]
         name = stored["architecture"] + (f".{known['tag']}" if known.get("tag") else "")
-        arguments = {key: value for key, value in stored.get("model_args", {}).items() if key != "num_classes"}
+        arguments = {key: value for key, value in stored.get("model_args", {}).items() if key not in _NOT_OF_A_FOLDER}
         settings = {"architecture": name, "mean": known["mean"], "std": known["std"], "model": arguments}
         return {**settings, "preprocess": _pictures(known, None)}
 
