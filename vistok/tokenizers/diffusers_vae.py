@@ -29,7 +29,8 @@ from vistok.tokens import TokenSpec, TokenTensor
 class DiffusersVae(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apache-2.0"):
     """Continuous tokens of any autoencoder in `FAMILIES`, from a folder that diffusers saved or with random weights.
 
-    In float16 a network whose config says `force_upcast` stays in the dtype it has, because its activations overflow.
+    In float16 a network whose config says `force_upcast` stays in the dtype it has, because its activations overflow:
+    AutoencoderKL keeps float32 by default, unless its config says `force_upcast: false`.
     """
 
     cannot: frozenset[str] = frozenset({"budget", "backward", "fullgraph"})
