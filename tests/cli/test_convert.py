@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import vistok
-from vistok.cli._recognise import recognise
+from vistok.cli._recognise import _most_specific, recognise
 from vistok.cli.main import main
 from vistok.config import deep_merge
 from vistok.weights import read_tensors, stored_settings
@@ -49,6 +49,18 @@ def unitok(state: Tensors) -> Any:
     return {"trainer": {"unitok": theirs | {"logit_scale": torch.tensor(2.6)}}}
 
 
+def llamagen(state: Tensors) -> Any:
+    names = {
+        "encoder.down.": "encoder.conv_blocks.", "decoder.up.": "decoder.conv_blocks.", ".block.": ".res.",
+        ".mid.block_1.": ".mid.0.", ".mid.attn_1.": ".mid.1.", ".mid.block_2.": ".mid.2.",
+        "quantize.embedding": "quantize.embedding.weight",
+    }  # fmt: skip
+    theirs = dict(state)
+    for ours, name in names.items():
+        theirs = {key.replace(ours, name): value for key, value in theirs.items()}
+    return {"model": theirs | {"quantize.codebook_used": torch.zeros(()).expand(65536)}}
+
+
 LAYOUTS: dict[str, Callable[[Tensors], Any]] = {
     "titok_s128": titok,
     "karl_small": karl,
@@ -57,6 +69,7 @@ LAYOUTS: dict[str, Callable[[Tensors], Any]] = {
     "janus": inside("gen_vision_model."),
     "emu3": inside("model.vqmodel."),
     "unitok": unitok,
+    "llamagen_vq16": llamagen,
 }
 
 
@@ -157,11 +170,27 @@ def full_size(name: str, path: Path, layout: Callable[[Tensors], Any]) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["titok_s128", "titok_bl128_vae_c16", "maskgit_vq", "chameleon_encoder", "janus", "emu3", "unitok"]
+    "name",
+    [
+        "titok_s128",
+        "titok_bl128_vae_c16",
+        "maskgit_vq",
+        "chameleon_encoder",
+        "janus",
+        "emu3",
+        "unitok",
+        "llamagen_vq16",
+    ],
 )
 def test_published_checkpoints_are_told_apart(name: str, tmp_path: Path) -> None:
     path = full_size(name, tmp_path / "official.pth", LAYOUTS.get(name, titok))
     assert recognise(str(path)) == name
+
+
+def test_a_preset_for_any_model_of_a_method_gives_way_to_one_of_its_own() -> None:
+    assert _most_specific(["diffusers_vae", "sd3_vae"]) == ["sd3_vae"]
+    assert _most_specific(["diffusers_vae"]) == ["diffusers_vae"]
+    assert _most_specific(["sd3_vae", "janus", "sdxl_vae"]) == ["sd3_vae", "janus", "sdxl_vae"]
 
 
 @pytest.mark.slow

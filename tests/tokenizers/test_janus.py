@@ -55,12 +55,12 @@ def test_full_size_checkpoints_of_the_authors_and_of_transformers_fit() -> None:
     authors = meta(authors_table(128, [1, 1, 2, 2, 4], 2, 256, 8, 16384) | {"quantize.codebook_used": (65536,)})
     assert len(authors) == 344
     inside = {f"gen_vision_model.{name}": value for name, value in authors.items()}
-    assert misfits(model, model.rename_keys(authors)) == []
+    assert len(misfits(model, model.rename_keys(authors))) > 100  # a LlamaGen's file, which has the same names
     assert misfits(model, model.rename_keys(inside | meta({"language_model.lm_head.weight": (4, 4)}))) == []
     whole = {f"model.vqmodel.{name}": value for name, value in theirs.state_dict().items()}
     assert misfits(model, model.rename_keys(whole | meta({"model.aligner.fc1.weight": (4, 4)}))) == []
-    del authors["decoder.conv_blocks.0.attn.1.q.weight"]
-    assert misfits(model, model.rename_keys(authors)) == ["missing decoder.up.0.attn.1.q.weight [512, 512, 1, 1]"]
+    del inside["gen_vision_model.decoder.conv_blocks.0.attn.1.q.weight"]
+    assert misfits(model, model.rename_keys(inside)) == ["missing decoder.up.0.attn.1.q.weight [512, 512, 1, 1]"]
 
 
 @torch.no_grad()
@@ -99,7 +99,9 @@ def test_codes_of_any_length_are_compared_at_length_1_which_transformers_does_no
 @torch.no_grad()
 def test_the_authors_names_give_the_same_ids_as_transformers_names(tmp_path: Path) -> None:
     theirs = drawn(authors_table(32, [1, 2], 1, 16, 4, 64))
-    torch.save({"model": theirs}, tmp_path / "authors.pt")
+    torch.save(
+        {"model": {f"gen_vision_model.{name}": value for name, value in theirs.items()}}, tmp_path / "authors.pt"
+    )
     model: Any = vistok.tokenizer("janus", checkpoint=tmp_path / "authors.pt", **SIZES)
     torch.save({f"model.vqmodel.{name}": value for name, value in model.state_dict().items()}, tmp_path / "hf.bin")
     again: Any = vistok.tokenizer("janus", checkpoint=tmp_path / "hf.bin", **SIZES)

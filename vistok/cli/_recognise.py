@@ -43,7 +43,7 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
             except ValueError:  # what the method knows of its weights is not there
                 continue
             problems[name] = misfits(model, renamed)
-        fitting = [name for name, found in problems.items() if not found]
+        fitting = _most_specific([name for name, found in problems.items() if not found])
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -57,6 +57,17 @@ def recognise(checkpoint: str, *, trust: bool = False, settings: dict[str, Any] 
         f"{'; '.join(shown[:_SHOWN])}; give --as PRESET, and --settings where its sizes are not the preset's"
         + (f". Not looked at: {'; '.join(sorted(set(unknown)))}" if unknown else "")
     )
+
+
+def _most_specific(fitting: list[str]) -> list[str]:
+    """Presets without those that stand for a whole method, where one of that method's own fits too."""
+    configs = {name: resolve("tokenizer", name) for name in fitting}
+    specific = {config.method for name, config in configs.items() if name != config.method or config.weights}
+    return [
+        name
+        for name, config in configs.items()
+        if name != config.method or config.weights or config.method not in specific
+    ]
 
 
 def _without_values(

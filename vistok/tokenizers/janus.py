@@ -63,9 +63,19 @@ class Janus(GridVq):
         self.post_quant_conv, self.decoder = network.post_quant_conv, network.decoder
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of a whole model (transformers' or the authors') the tokenizer only; LlamaGen's names to JanusVQVAE's."""
-        own = part_of(tensors, "model.vqmodel.", "vqmodel.", "gen_vision_model.")
-        return {_renamed(name): value for name, value in own.items() if name != "quantize.codebook_used"}
+        """Of a whole model (transformers' or the authors') the tokenizer only; the authors' names to JanusVQVAE's.
+
+        These are LlamaGen's names too: alone, outside a Janus, they are the file of a LlamaGen and stay as they are.
+        """
+        theirs = part_of(tensors, "gen_vision_model.")
+        if any(name.startswith("gen_vision_model.") for name in tensors):
+            return from_llamagen(theirs)
+        return part_of(tensors, "model.vqmodel.", "vqmodel.")
+
+
+def from_llamagen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LlamaGen's names to JanusVQVAE's, without the history of used codes."""
+    return {_renamed(name): value for name, value in tensors.items() if name != "quantize.codebook_used"}
 
 
 def _renamed(name: str) -> str:

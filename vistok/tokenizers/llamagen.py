@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vistok.quantizers.vq_learned import LearnedVQ
 from vistok.registry import register
-from vistok.tokenizers.janus import Janus
+from vistok.tokenizers.janus import Janus, from_llamagen
 
 
 @register
@@ -57,5 +57,5 @@ class LlamaGen(Janus):
             return dict(tensors)
         return {
             name.replace("quantize.embedding.weight", "quantize.embedding"): value
-            for name, value in super().rename_keys(tensors).items()
+            for name, value in from_llamagen(tensors).items()
         }
