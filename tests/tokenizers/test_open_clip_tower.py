@@ -188,3 +188,11 @@ def test_a_config_does_not_have_other_weights_fetched(monkeypatch: pytest.Monkey
     )
     build({**TIMM, "timm_model_pretrained": True})
     assert asked == [False]
+
+
+def test_an_unknown_way_to_resize_is_refused_unless_pictures_are_stated(tmp_path: Path) -> None:
+    save(tmp_path, VISION, {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "longest"})
+    with pytest.raises(ValueError, match="center, shortest or squash, got 'longest'; state preprocess="):
+        vistok.tokenizer("open_clip_tower", checkpoint=tmp_path)
+    loaded: Any = vistok.tokenizer("open_clip_tower", checkpoint=tmp_path, preprocess={"resize": [32, 32]})
+    assert loaded.preprocess(images_of(3, 50, 70)).shape == (3, 32, 32)

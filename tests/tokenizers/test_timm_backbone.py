@@ -279,3 +279,16 @@ def test_a_folder_does_not_decide_what_else_is_fetched_or_read() -> None:
     stored = {"architecture": "vit_small_patch14_reg4_dinov2", "pretrained_cfg": known, "num_classes": 3}
     arguments = {**VIT, **others, "pretrained_cfg_overlay": {"file": "/x"}, "num_classes": 3}
     assert TimmBackbone.rename_settings({**stored, "model_args": arguments})["model"] == VIT
+
+
+def test_an_unknown_way_to_crop_is_refused_unless_pictures_are_stated(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        theirs = timm.create_model(DINO, num_classes=7, **VIT).eval()
+    timm.models.save_for_hf(theirs, str(tmp_path), safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["crop_mode"] = "border"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="center, shortest or squash, got 'border'; state preprocess="):
+        vistok.tokenizer("timm_backbone", checkpoint=tmp_path)
+    loaded: Any = vistok.tokenizer("timm_backbone", checkpoint=tmp_path, preprocess={"resize": 28, "crop": 28})
+    assert loaded.preprocess.crop == 28

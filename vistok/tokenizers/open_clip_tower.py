@@ -90,7 +90,7 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
         self.stated = mean is not None and std is not None
         self.mean, self.std = list(mean or open_clip.OPENAI_DATASET_MEAN), list(std or open_clip.OPENAI_DATASET_STD)
         if preprocess is None:
-            preprocess = picture_settings(self.image_size, 1.0, "shortest", "bicubic")
+            preprocess = picture_settings(self.image_size, 1.0, config.get("resize_mode", "shortest"), "bicubic")
         self.preprocess = fitted(preprocess, self.image_size if image_size is not None else None)
 
     @property
@@ -169,7 +169,10 @@ class OpenClipTower(nn.Module, PyTorchModelHubMixin, library_name="vistok", lice
         size = pictures.get("size") or model["vision_cfg"].get("image_size", 224)
         sides = (size, size) if isinstance(size, int) else size[-2:]
         mode, how = pictures.get("resize_mode", "shortest"), pictures.get("interpolation", "bicubic")
-        return {**settings, "preprocess": picture_settings(sides, 1.0, mode, how)}
+        try:
+            return {**settings, "preprocess": picture_settings(sides, 1.0, mode, how)}
+        except ValueError:  # whoever states preprocess= does not need it, all others are told
+            return {**settings, "model": {**model, "resize_mode": mode}, "preprocess": None}
 
     def train(self, mode: bool = True) -> Self:
         """The network stays in evaluation: no dropped patches, no batch statistics."""

@@ -153,7 +153,11 @@ class TimmBackbone(nn.Module, PyTorchModelHubMixin, library_name="vistok", licen
         name = stored["architecture"] + (f".{known['tag']}" if known.get("tag") else "")
         arguments = {key: value for key, value in stored.get("model_args", {}).items() if key not in _NOT_OF_A_FOLDER}
         settings = {"architecture": name, "mean": known["mean"], "std": known["std"], "model": arguments}
-        return {**settings, "preprocess": _pictures(known, None)}
+        try:
+            return {**settings, "preprocess": _pictures(known, None)}
+        except ValueError:  # only known here; whoever states preprocess= does not need it, all others are told
+            arguments["pretrained_cfg_overlay"] = {"crop_mode": known["crop_mode"]}
+            return {**settings, "preprocess": None}
 
     def train(self, mode: bool = True) -> Self:
         """The network stays in evaluation: no dropped paths, no batch statistics."""
