@@ -61,7 +61,9 @@ class _Resample(nn.Module):
         return out
 
 
-class _Level(nn.Module):
+class LdmLevel(nn.Module):
+    """Blocks of one resolution, each before an attention if `attend`; then half as fine (`down`) or twice (`up`)."""
+
     def __init__(
         self, inputs: int, outputs: int, blocks: int, *, attend: bool = False, down: bool = False, up: bool = False
     ) -> None:
@@ -81,7 +83,9 @@ class _Level(nn.Module):
         return x
 
 
-class _Middle(nn.Module):
+class LdmMiddle(nn.Module):
+    """Block, attention, block at the coarsest resolution."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.block_1 = LdmBlock(width, width)
@@ -101,9 +105,9 @@ class LdmEncoder(nn.Module):
         widths, last = [ch * factor for factor in (1, *ch_mult)], len(ch_mult) - 1
         self.conv_in = nn.Conv2d(3, ch, 3, padding=1)
         self.down = nn.ModuleList(
-            _Level(widths[i], widths[i + 1], num_res_blocks, attend=i == last, down=i < last) for i in range(last + 1)
+            LdmLevel(widths[i], widths[i + 1], num_res_blocks, attend=i == last, down=i < last) for i in range(last + 1)
         )
-        self.mid = _Middle(widths[-1])
+        self.mid = LdmMiddle(widths[-1])
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels, 3, padding=1)
 
@@ -129,9 +133,9 @@ class LdmDecoder(nn.Module):
         widths = [ch * factor for factor in ch_mult]
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = _Middle(widths[-1])
+        self.mid = LdmMiddle(widths[-1])
         self.up = nn.ModuleList(
-            _Level(widths[min(i + 1, last)], width, num_res_blocks, attend=attend and i == last, up=i > 0)
+            LdmLevel(widths[min(i + 1, last)], width, num_res_blocks, attend=attend and i == last, up=i > 0)
             for i, width in enumerate(widths)
         )
         self.norm_out = _norm(widths[0])

@@ -13,58 +13,11 @@ from torch import Tensor, nn
 
 from vistok.layers.grid_vq import GridVq
 from vistok.layers.haar import haar, inverse_haar
-from vistok.layers.ldm_vae import LdmAttention, LdmBlock
+from vistok.layers.ldm_vae import LdmLevel, LdmMiddle
 from vistok.registry import create, register
 
 # What a TorchScript file holds beside its weights: constants of the transform and of FSQ.
 _CONSTANTS = (".wavelets", "._arange", "quantizer._levels", "quantizer._basis", "quantizer.implicit_codebook")
-
-
-class _Halve(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(nn.functional.pad(x, (0, 1, 0, 1)))
-        return out
-
-
-class _Double(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
-
-
-class _Level(nn.Module):
-    def __init__(self, inputs: int, outputs: int, blocks: int, *, halve: bool = False, double: bool = False) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(LdmBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
-        self.downsample = _Halve(outputs) if halve else None
-        self.upsample = _Double(outputs) if double else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        for resample in (self.downsample, self.upsample):
-            x = x if resample is None else resample(x)
-        return x
-
-
-class _Middle(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.block_1 = LdmBlock(width, width)
-        self.attn_1 = LdmAttention(width)
-        self.block_2 = LdmBlock(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
-        return out
 
 
 class _Encoder(nn.Module):
@@ -73,9 +26,9 @@ class _Encoder(nn.Module):
         self.haar_levels = haar_levels
         self.conv_in = nn.Conv2d(3 * 4**haar_levels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            _Level(widths[i], widths[i + 1], blocks, halve=i < halvings) for i in range(len(widths) - 1)
+            LdmLevel(widths[i], widths[i + 1], blocks, down=i < halvings) for i in range(len(widths) - 1)
         )
-        self.mid = _Middle(widths[-1])
+        self.mid = LdmMiddle(widths[-1])
         self.norm_out = nn.GroupNorm(32, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
 
@@ -95,9 +48,9 @@ class _Decoder(nn.Module):
         levels = widths[1:]
         last = len(levels) - 1
         self.conv_in = nn.Conv2d(z_channels, levels[-1], 3, padding=1)
-        self.mid = _Middle(levels[-1])
+        self.mid = LdmMiddle(levels[-1])
         self.up = nn.ModuleList(
-            _Level(levels[min(i + 1, last)], width, blocks + 1, double=i > last - doublings)
+            LdmLevel(levels[min(i + 1, last)], width, blocks + 1, up=i > last - doublings)
             for i, width in enumerate(levels)
         )
         self.norm_out = nn.GroupNorm(32, levels[0], eps=1e-6)
