@@ -4,7 +4,6 @@ Every random draw of a step comes from (seed, step): batches from the sampler, n
 seeded anew each step. So the state is weights, average, optimizer, step, and what codes the next log row reports.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -16,11 +15,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from vistok.data.crops import CropSampler
 from vistok.metrics.codebook_health import CodebookHealth, health_of
+from vistok.metrics.reconstruction import psnr
 from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import export
 from vistok.train.losses import Loss, PatchDiscriminator, hinge_discriminator_loss, make_losses
 from vistok.train.moving_average import moving_average
+from vistok.train.optimizers import update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import load_weights
 
@@ -111,8 +112,6 @@ class Trainer:
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         images = self.sampler.batch(self.step, config.batch)
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             output = self.model(images)
         terms = {name: weight * loss(output.images, images) for name, (weight, loss) in self.losses.items()}
@@ -122,28 +121,27 @@ class Trainer:
             assert self.discriminator is not None
             terms["adversarial"] = -config.adversarial * self.discriminator(output.images).mean()
         total = torch.stack([term.float() for term in terms.values()]).sum()
-        self.optimizer.zero_grad()
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
+        norm = update([self.optimizer], total, self.model.parameters(), self.learning_rate(), config.clip)
         self.average.update_parameters(self.model)
         if adversarial:
             terms["discriminator"] = self._train_discriminator(images, output.images.detach())
         self.step += 1
-        with torch.no_grad():
-            psnr = -10 * (output.images.clamp(0, 1) - images).square().mean((1, 2, 3)).clamp(min=1e-10).log10().mean()
         indices = getattr(output, "indices", None)
         if indices is not None:
             self._see(indices.detach(), int(output.stats.get("restarts", 0)))
-        values = {"loss": total, "psnr": psnr, "grad_norm": norm, **terms, **output.stats}
+        values = {
+            "loss": total,
+            "psnr": psnr(output.images.detach(), images),
+            "grad_norm": norm,
+            **terms,
+            **output.stats,
+        }
         return {name: float(value.detach()) for name, value in values.items()}
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine from learning_rate to 2 % of it at the last step."""
         config = self.config
-        progress = min(1.0, self.step / config.steps)
-        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-        return config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup)) * cosine
+        return warm_cosine(config.learning_rate, self.step, config.steps, config.warmup, floor=0.02)
 
     def averaged(self) -> nn.Module:
         """The averaged model, in eval mode; its buffers are the trained one's."""

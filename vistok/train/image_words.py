@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vistok.data.scenes.captions import caption, describe
 from vistok.data.scenes.layout import make_layout
@@ -35,6 +35,7 @@ from vistok.train.checkpoint import read_state, write_state
 from vistok.train.image_word_starts import word_start
 from vistok.train.metrics_log import append_row
 from vistok.train.naming_and_drawing import drawing, naming, picture_sheet
+from vistok.train.optimizers import update
 from vistok.train.patch_codes import PatchCodes
 from vistok.train.portrait_reader import PortraitReader
 from vistok.train.step_loop import OnStep, run_steps
@@ -169,13 +170,9 @@ class Trainer:
         """One update, behind the end of the first stage if that is due; returns the loss."""
         if self.step == self.config.base_steps and self.base is None:
             self.attach()
-        self.optimizer.zero_grad()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         loss = self.trained(**self._batch()).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for p in self.trained.parameters() if p.requires_grad], self.config.clip)
-        self.optimizer.step()
+        trained = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        update([self.optimizer], loss, trained, self.learning_rate(), self.config.clip)
         self.step += 1
         return {"loss": float(loss.detach())}
 

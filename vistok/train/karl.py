@@ -5,7 +5,6 @@ of it on pixels, with perceptual and adversarial terms. Every draw of a step com
 weights, average, optimizers, the distribution of requested errors, and the step.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from vistok.train.karl_losses import EpsilonSchedule, Reconstruct, distillation,
 from vistok.train.karl_start import start_spatially
 from vistok.train.karl_tuning import Tuning
 from vistok.train.moving_average import moving_average
-from vistok.train.optimizers import OPTIMIZERS
+from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import load_weights
 
@@ -165,8 +164,7 @@ class Trainer:
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine from learning_rate to 0."""
         config = self.config
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / config.steps)))
-        return config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup)) * cosine
+        return warm_cosine(config.learning_rate, self.step, config.steps, config.warmup)
 
     def averaged(self) -> nn.Module:
         """The averaged model, in eval mode."""
@@ -202,14 +200,7 @@ class Trainer:
             self.tuning.load_state_dict(state["tuning"])
 
     def _update(self, loss: Tensor) -> dict[str, Tensor]:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        norm = update(self.optimizers, loss, self.model.parameters(), self.learning_rate(), self.config.clip)
         self.average.update_parameters(self.model)
         return {"grad_norm": norm}
 

@@ -4,7 +4,6 @@ Every draw of a step comes from (seed, step), so the state is weights, average, 
 statistics are taken at the end in a streaming pass and become the model's `mean` and `scaling_factor`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vistok.config import deep_merge
+from vistok.metrics.reconstruction import psnr
 from vistok.registry import create, resolve
 from vistok.tokenizers.mingtok import MingTok
 from vistok.train.augment import augmented
@@ -26,7 +26,7 @@ from vistok.train.masked_features import draw_mask, on_grid
 from vistok.train.mingtok_losses import Heads, Targets, masked_step
 from vistok.train.mixed_pictures import MixedPictures
 from vistok.train.moving_average import moving_average
-from vistok.train.optimizers import OPTIMIZERS
+from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.train.teachers import Teacher, make_teacher
 
@@ -133,28 +133,19 @@ class Trainer:
         terms = {name: getattr(config, name) * value for name, value in step.terms.items()}
         terms |= {name: weight * loss(step.images, images) for name, (weight, loss) in self.perceptual.items()}
         total = torch.stack([term.float() for term in terms.values()]).sum()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            optimizer.zero_grad()
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), config.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        norm = update(self.optimizers, total, self.trained.parameters(), self.learning_rate(), config.clip)
         self.average.update_parameters(self.model)
         self.step += 1
         values = {"loss": total, **terms, "grad_norm": norm}
         whole = ~masked.any(1)
         if bool(whole.any()):
-            error = (step.images.detach()[whole].clamp(0, 1) - images[whole]).square().mean((1, 2, 3))
-            values["psnr"] = -10 * error.clamp(min=1e-10).log10().mean()
+            values["psnr"] = psnr(step.images.detach()[whole], images[whole])
         return {name: float(value.detach()) for name, value in values.items()}
 
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine from learning_rate to 0."""
         config = self.config
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / config.steps)))
-        return config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup)) * cosine
+        return warm_cosine(config.learning_rate, self.step, config.steps, config.warmup)
 
     def finished(self) -> MingTok:
         """The averaged model in eval mode, with the latent statistics of scenes it was not trained on and of new crops.

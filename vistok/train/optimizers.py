@@ -1,10 +1,14 @@
-"""Optimizers by name: AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest."""
+"""Optimizers by name: AdamW for all, or Muon for the matrices of transformer blocks and AdamW for the rest; their step.
 
-from collections.abc import Callable
+A run has one optimizer or two, which share the rate and the limit of the gradient.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -41,3 +45,24 @@ def _adamw(named: list[tuple[str, nn.Parameter]], learning_rate: float, weight_d
 
 
 OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], list[Optimizer]]] = {"adamw": adamw, "muon": muon}
+
+
+def warm_cosine(rate: float, step: int, steps: int, warmup: int, floor: float = 0.0) -> float:
+    """The rate of a step: up on a line over `warmup` steps, and half a cosine from `rate` to `floor` times it."""
+    cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return rate * min(1.0, (step + 1) / max(1, warmup)) * cosine
+
+
+def update(
+    optimizers: Sequence[Optimizer], loss: Tensor, parameters: Iterable[nn.Parameter], rate: float, clip: float
+) -> Tensor:
+    """One step of all optimizers at `rate` down the gradient of loss, cut at norm `clip`; returns the norm before."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return norm

@@ -26,7 +26,7 @@ from vistok.registry import create
 from vistok.tokens import TokenTensor
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import write_half
-from vistok.train.optimizers import adamw
+from vistok.train.optimizers import adamw, update, warm_cosine
 from vistok.train.scene_features import cached_features, scene_features
 from vistok.train.seed_losses import StageTwoWeights, contrastive_loss, embedding_loss, reconstruction_loss
 from vistok.train.seed_start import start_by_width
@@ -146,8 +146,6 @@ class Trainer:
         config, stage = self.config, self.stage
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         chosen = self.chosen()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
         frozen = self._frozen_queries() if stage == "codebook" else None
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             if frozen is None:
@@ -156,10 +154,7 @@ class Trainer:
             else:
                 terms = self.codebook_terms(*(rows[chosen].float() for rows in frozen))
         loss = terms["contrastive"] if stage == "contrastive" else self.weights.total(terms)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
+        norm = update([self.optimizer], loss, self.model.parameters(), self.rate(), config.clip)
         self.step += 1
         if self.stage != stage:
             self._begin_stage()
@@ -197,8 +192,7 @@ class Trainer:
         since = self.step if first else self.step - config.contrastive_steps
         length = config.contrastive_steps if first else config.steps - config.contrastive_steps
         highest = config.rate if first else config.codes_rate
-        cosine = 0.51 + 0.49 * math.cos(math.pi * since / length)
-        return highest * min(1.0, (since + 1) / config.warmup) * cosine
+        return warm_cosine(highest, since, length, config.warmup, floor=0.02)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
