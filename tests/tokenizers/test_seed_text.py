@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import vistok
+from vistok.train.seed_losses import contrastive_loss
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,27 @@ def test_codes_are_embedded_through_what_is_rebuilt_of_the_last_query(model: Any
     rebuilt = model(images).queries
     expected = torch.nn.functional.normalize(model.vision_proj(rebuilt[:, -1]), dim=-1)
     torch.testing.assert_close(model.embed_codes(model.encode(images)), expected)
+
+
+def test_only_the_last_query_and_the_first_word_count_and_the_temperature_learns(model: Any) -> None:
+    outputs: list[Tensor] = []
+    handle = model.Qformer.register_forward_hook(lambda *call: outputs.append(call[2]) or call[2].retain_grad())
+    queries = torch.randn(3, 5, model.Qformer.width, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    captions = ["a small red ring .", "a large blue star .", "a small pink cross ."]
+    try:
+        loss = contrastive_loss(model.embed_queries(queries), model.embed_texts(captions), model.temp)
+        loss.backward()
+        (text,) = outputs
+        assert queries.grad is not None and text.grad is not None
+        assert (queries.grad.abs().sum((0, 2)) > 0).tolist() == [False] * 4 + [True]
+        assert (text.grad.abs().sum((0, 2)) > 0).tolist() == [True] + [False] * (text.shape[1] - 1)
+        assert {
+            name for name, value in model.named_parameters()
+            if value.grad is not None and value.grad.abs().sum() and not name.startswith("Qformer.")
+        } == {"vision_proj.weight", "vision_proj.bias", "text_proj.weight", "text_proj.bias", "temp"}  # fmt: skip
+    finally:
+        handle.remove()
+        model.zero_grad()
 
 
 @torch.no_grad()

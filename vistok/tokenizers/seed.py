@@ -220,11 +220,14 @@ class Seed(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apac
 
         Raises: ValueError if tokens are missing.
         """
+        return self.embedding(self.widened(self.codes(tokens)))
+
+    def codes(self, tokens: TokenTensor) -> Tensor:
+        """All Q tokens of each image -> their codes [B, Q, D]. Raises: ValueError if tokens are missing."""
         count = self.query_tokens.shape[1]
         if tokens.num_slots != count or tokens.lengths is not None and bool((tokens.lengths < count).any()):
             raise ValueError(f"{self.name}: expected all {count} tokens of each image, got N={tokens.num_slots}")
-        embeds = tokens.embeds if tokens.embeds is not None else self.quantizer.lookup(tokens.indices)
-        return self.embedding(self.widened(embeds))
+        return tokens.embeds if tokens.embeds is not None else self.quantizer.lookup(tokens.indices)
 
     def widened(self, codes: Tensor) -> Tensor:
         """codes [B, Q, D] -> u [B, Q, W], what SEED-LLaMA's authors return beside the ids."""

@@ -66,11 +66,7 @@ class SeedText(Seed, library_name="vistok", license="apache-2.0"):
 
         Raises: ValueError if tokens are missing.
         """
-        count = self.query_tokens.shape[1]
-        if tokens.num_slots != count or tokens.lengths is not None and bool((tokens.lengths < count).any()):
-            raise ValueError(f"{self.name}: expected all {count} tokens of each image, got N={tokens.num_slots}")
-        embeds = tokens.embeds if tokens.embeds is not None else self.quantizer.lookup(tokens.indices)
-        return self.embed_queries(self.blocks(self.widened(embeds) + self.pos_embed))
+        return self.embed_queries(self.blocks(self.widened(self.codes(tokens)) + self.pos_embed))
 
     def embed_queries(self, queries: Tensor) -> Tensor:
         """q [B, Q, W], or what was rebuilt of it -> v [B, P] float32 of length 1; the last query counts."""

@@ -12,33 +12,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-
-class ContrastiveHead(nn.Module):
-    """Projections of both branches and the learned temperature, with the names of the authors' checkpoints."""
-
-    def __init__(self, width: int = 768, dim: int = 256, temperature: float = 0.07, label_smoothing: float = 0.1):
-        """dim: P. Raises: ValueError for a temperature that is not positive or a label_smoothing outside [0, 1)."""
-        super().__init__()
-        if temperature <= 0 or not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"seed: expected temperature > 0 and label_smoothing in [0, 1), got {temperature}, {label_smoothing}"
-            )
-        self.label_smoothing = label_smoothing
-        self.vision_proj = nn.Linear(width, dim)
-        self.text_proj = nn.Linear(width, dim)
-        self.temp = nn.Parameter(torch.tensor(float(temperature)))
-
-    def forward(self, queries: Tensor, text: Tensor) -> Tensor:
-        """queries [B, Q, W], text [B, T, W], outputs of the Q-Former -> L_itc [] float32.
-
-        Of the queries only the last counts: it alone has seen all of them. Of the text, the first token.
-        """
-        vision = F.normalize(self.vision_proj(queries[:, -1]).float(), dim=-1)
-        caption = F.normalize(self.text_proj(text[:, 0]).float(), dim=-1)
-        return contrastive_loss(vision, caption, self.temp.float(), self.label_smoothing)
 
 
 def contrastive_loss(vision: Tensor, text: Tensor, temperature: Tensor, label_smoothing: float = 0.1) -> Tensor:
