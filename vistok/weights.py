@@ -48,6 +48,17 @@ def locate(checkpoint: str | os.PathLike[str], preferred: Sequence[str] = _PREFE
     )
 
 
+def repository(name: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """What transformers and diffusers call a folder or [hf:]owner/name[@revision], and the revision.
+
+    A folder that is there is taken as it is: its path may hold an @.
+    """
+    if Path(name).exists():
+        return str(name), None
+    place, _, revision = str(name).removeprefix("hf:").partition("@")
+    return place, revision or None
+
+
 def _fetch(name: str, preferred: Sequence[str]) -> Path:
     """The local copy of owner/name[/folder or file][@revision]: configs, and that file or the best of the weights."""
     from huggingface_hub import snapshot_download

@@ -8,6 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from vistok.lvlm.load import EMBEDDED, load_lvlm
 from vistok.lvlm.micro import make_tokenizer
+from vistok.weights import repository
 
 
 def load_causal_lm(name: str | Path) -> Any:
@@ -18,12 +19,12 @@ def load_causal_lm(name: str | Path) -> Any:
     """
     if str(name) == EMBEDDED and not Path(name).exists():
         return language_of(load_lvlm(name)[0])
-    repository, revision = _source(name)
+    source, revision = repository(name)
     try:
-        config: Any = AutoConfig.from_pretrained(repository, revision=revision)
+        config: Any = AutoConfig.from_pretrained(source, revision=revision)
         if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             return language_of(load_lvlm(name)[0])
-        model: Any = AutoModelForCausalLM.from_pretrained(repository, config=config, revision=revision)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, config=config, revision=revision)
     except OSError as error:
         raise FileNotFoundError(f"{name}: expected {EMBEDDED}, a folder or hf:owner/name, got: {error}") from error
     return model.float().eval()
@@ -33,9 +34,9 @@ def load_words(name: str | Path) -> Any:
     """The tokenizer of the language model that `load_causal_lm` loads by that name."""
     if str(name) == EMBEDDED and not Path(name).exists():
         return make_tokenizer()
-    repository, revision = _source(name)
+    source, revision = repository(name)
     tokenizers: Any = AutoTokenizer
-    return tokenizers.from_pretrained(repository, revision=revision)
+    return tokenizers.from_pretrained(source, revision=revision)
 
 
 def language_of(model: Any) -> Any:
@@ -50,11 +51,3 @@ def language_of(model: Any) -> Any:
     setattr(causal, causal.base_model_prefix, inner)
     causal.set_output_embeddings(head)
     return causal.eval()
-
-
-def _source(name: str | Path) -> tuple[str, str | None]:
-    """What transformers calls the model, and its revision; a folder may have an @ in its path."""
-    if Path(name).exists():
-        return str(name), None
-    repository, _, revision = str(name).removeprefix("hf:").partition("@")
-    return repository, revision or None

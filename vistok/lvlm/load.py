@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from vistok.weights import locate
+from vistok.weights import locate, repository
 
 EMBEDDED = "micro_lvlm"
 
@@ -55,5 +55,5 @@ def _source(name: str | Path) -> tuple[str, str]:
     scheme, _, repo = str(name).partition(":")
     if scheme != "hf" or not repo:
         raise FileNotFoundError(f"no model {str(name)!r}: expected {EMBEDDED}, a folder or hf:owner/name[@revision]")
-    owner, _, revision = repo.partition("@")
-    return owner, revision or "main"
+    place, revision = repository(name)
+    return place, revision or "main"

@@ -7,11 +7,12 @@ drawn once and shared by all images, and what noise the pipeline adds is drawn a
 
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vistok.weights import repository
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,8 @@ def _pipeline(given: Any) -> Any:
             f"unclip: expected a StableUnCLIPImg2ImgPipeline, its folder or its name on the hub, got "
             f"{type(given).__name__}"
         )
-    place, revision = str(given), None
-    if not Path(place).exists():
-        place, _, revision = place.removeprefix("hf:").partition("@")
+    place, revision = repository(given)
     kind: Any = StableUnCLIPImg2ImgPipeline
-    made = kind.from_pretrained(place, revision=revision or None, use_safetensors=True)
+    made = kind.from_pretrained(place, revision=revision, use_safetensors=True)
     made.set_progress_bar_config(disable=True)
     return made
