@@ -1,8 +1,6 @@
 """Means over processes: without any, as they are; two with other counts, those of one process with all vectors."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,12 @@ from vistok.ops.process_mean import process_mean
 
 _WORKER = """
 import sys
+from pathlib import Path
 import torch
 import vistok
 from vistok.ops.process_mean import process_mean
 
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+rank, store, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 data = torch.randn(2, 60, 6, generator=torch.Generator().manual_seed(5))
 for name, settings in torch.load(sys.argv[4]).items():
@@ -29,9 +28,9 @@ for name, settings in torch.load(sys.argv[4]).items():
         loss = quantizer(z).loss
         loss.backward()
         found.append({"loss": loss.detach(), "z": z.grad, **{k: p.grad for k, p in quantizer.named_parameters()}})
-    torch.save(found, f"{out}-{name}.pt")
+    torch.save(found, out.with_name(f"{rank}-{name}.pt"))
 mean = process_mean(torch.tensor([1.0, 3.0][rank]), [3, 1][rank])
-torch.save(mean, f"{out}-mean.pt")
+torch.save(mean, out.with_name(f"{rank}-mean.pt"))
 torch.distributed.destroy_process_group()
 """
 _QUANTIZERS = {
@@ -47,28 +46,11 @@ def test_one_process_gets_its_own_mean_back() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, in_two_processes: Callable[..., list[Path]]) -> Path:
     """What two processes saved: losses and gradients of every quantizer, each with its own vectors."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(_QUANTIZERS, folder / "settings.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "VISTOK_NO_PLUGINS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _WORKER, str(rank), folder / "store", folder / str(rank), folder / "settings.pt"],
-            env=environment,
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=200)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    in_two_processes(_WORKER, folder, folder / "settings.pt")
     return folder
 
 

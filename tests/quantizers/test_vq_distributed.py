@@ -1,8 +1,6 @@
 """VQ, and residual VQ with dropout, in two processes: one codebook, no waiting for one another."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,27 +38,10 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_with_different_data_keep_one_codebook_through_restarts_of_dead_codes(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _WORKER]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "VISTOK_NO_PLUGINS": "1"}
-    files = [tmp_path / "0.pt", tmp_path / "1.pt"]
-    workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store"), str(file)],
-            env=environment,
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        errors = [worker.communicate(timeout=300)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+def test_two_processes_with_different_data_keep_one_codebook_through_restarts_of_dead_codes(
+    tmp_path: Path, in_two_processes: Callable[..., list[Path]]
+) -> None:
+    files = in_two_processes(_WORKER, tmp_path)
     first, second = (torch.load(file, weights_only=True) for file in files)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert bool((first[-1]["restarts"] > 0).all())  # the same number on both, or the comparison above had failed

@@ -1,8 +1,6 @@
 """SEED's losses: the formulas by hand, gradients that stop where they should, two processes as one."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,28 +109,12 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_of_uneven_batches_share_their_negatives_as_one_process_would(tmp_path: Path) -> None:
+def test_two_processes_of_uneven_batches_share_their_negatives_as_one_process_would(
+    tmp_path: Path, in_two_processes: Callable[..., list[Path]]
+) -> None:
     pairs = {"vision": units(8, 6, 0), "text": units(8, 6, 1)}
     torch.save(pairs, tmp_path / "pairs.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "VISTOK_NO_PLUGINS": "1"}
-    files = [tmp_path / "0.pt", tmp_path / "1.pt"]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _WORKER, str(rank), str(tmp_path / "store"), str(file), str(tmp_path / "pairs.pt")],
-            env=environment,
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        errors = [worker.communicate(timeout=300)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    files = in_two_processes(_WORKER, tmp_path, tmp_path / "pairs.pt")
     parts = [torch.load(file, weights_only=True) for file in files]
     vision, text = (pairs[name].clone().requires_grad_() for name in ("vision", "text"))
     temperature = torch.tensor(0.2, requires_grad=True)
