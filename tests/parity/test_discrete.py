@@ -569,14 +569,3 @@ def test_taming_quantizer_and_decoder_on_the_ibq_model(path: Path, case: Any) ->
     close(quantized.loss.detach(), data["loss_legacy"])
     with torch.no_grad():
         near(model.pixels(data["z_q"]), data["recon"])
-
-
-@pytest.mark.parity("discrete/*.safetensors", lambda config: True)
-def test_every_file_is_compared_by_some_test(path: Path) -> None:
-    marks = [mark for test in list(globals().values()) for mark in getattr(test, "pytestmark", ())]
-    rules = [mark.args for mark in marks if mark.name == "parity" and mark.args[0] != "discrete/*.safetensors"]
-    folder, config = path.parent.parent, read(path).config
-    compared = any(path in folder.glob(pattern) and fits(config) for pattern, fits in rules)
-    if not compared and path.name.startswith("seed_"):
-        pytest.skip("the whole tokenizer of SEED has tests of its own")
-    assert compared, f"nothing compares {path.name}"
