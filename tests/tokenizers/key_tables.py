@@ -123,3 +123,14 @@ def renamed(shapes: Shapes, *patterns: tuple[str, str]) -> Shapes:
             name = re.sub(pattern, replacement, name)
         out[name] = shape
     return out
+
+
+def llamagen_network(ch: int, mult: list[int], blocks: int, z: int, dim: int, codes: int) -> Shapes:
+    """LlamaGen's names, which Janus' authors keep: conv_blocks, whose first in the decoder is the coarsest."""
+    last = len(mult) - 1
+    decoder = taming_decoder(ch, mult, blocks, z, attend=[last], double=last)
+    for level in range(last + 1):
+        decoder = renamed(decoder, (rf"^decoder\.up\.{level}\.", f"decoder.conv_blocks.#{last - level}."))
+    network = taming_encoder(ch, mult, blocks, z, attend=[last], halve=last) | decoder | code_table(codes, dim, z)
+    places = [(rf"\.mid\.{name}\.", f".mid.{i}.") for i, name in enumerate(("block_1", "attn_1", "block_2"))]
+    return renamed(network, ("#", ""), (r"^encoder\.down\.", "encoder.conv_blocks."), (r"\.block\.", ".res."), *places)

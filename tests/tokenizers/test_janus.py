@@ -11,29 +11,12 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 import vistok
 from vistok.weights import misfits
 
-from .key_tables import Shapes, code_table, drawn, meta, renamed, taming_decoder, taming_encoder
+from .key_tables import drawn, llamagen_network, meta
 
 SIZES: dict[str, Any] = {
     "base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1, "latent_channels": 16, "dim": 4,
     "codebook_size": 64,
 }  # fmt: skip
-
-
-def authors_table(ch: int, mult: list[int], blocks: int, z: int, dim: int, codes: int) -> Shapes:
-    """LlamaGen's names, which Janus' authors keep: conv_blocks, whose first in the decoder is the coarsest."""
-    last = len(mult) - 1
-    decoder = taming_decoder(ch, mult, blocks, z, attend=[last], double=last)
-    for level in range(last + 1):
-        decoder = renamed(decoder, (rf"^decoder\.up\.{level}\.", f"decoder.conv_blocks.#{last - level}."))
-    return renamed(
-        taming_encoder(ch, mult, blocks, z, attend=[last], halve=last) | decoder | code_table(codes, dim, z),
-        ("#", ""),
-        (r"^encoder\.down\.", "encoder.conv_blocks."),
-        (r"\.block\.", ".res."),
-        (r"\.mid\.block_1\.", ".mid.0."),
-        (r"\.mid\.attn_1\.", ".mid.1."),
-        (r"\.mid\.block_2\.", ".mid.2."),
-    )
 
 
 def reference(tensors: dict[str, Tensor], patches: int = 8) -> JanusVQVAE:
@@ -52,7 +35,7 @@ def test_full_size_checkpoints_of_the_authors_and_of_transformers_fit() -> None:
         theirs = JanusVQVAE(JanusVQVAEConfig())
     state = model.state_dict()
     assert len(state) == 343 and sum(value.numel() for value in state.values()) == 71_883_403
-    authors = meta(authors_table(128, [1, 1, 2, 2, 4], 2, 256, 8, 16384) | {"quantize.codebook_used": (65536,)})
+    authors = meta(llamagen_network(128, [1, 1, 2, 2, 4], 2, 256, 8, 16384) | {"quantize.codebook_used": (65536,)})
     assert len(authors) == 344
     inside = {f"gen_vision_model.{name}": value for name, value in authors.items()}
     assert len(misfits(model, model.rename_keys(authors))) > 100  # a LlamaGen's file, which has the same names
@@ -98,7 +81,7 @@ def test_codes_of_any_length_are_compared_at_length_1_which_transformers_does_no
 
 @torch.no_grad()
 def test_the_authors_names_give_the_same_ids_as_transformers_names(tmp_path: Path) -> None:
-    theirs = drawn(authors_table(32, [1, 2], 1, 16, 4, 64))
+    theirs = drawn(llamagen_network(32, [1, 2], 1, 16, 4, 64))
     torch.save(
         {"model": {f"gen_vision_model.{name}": value for name, value in theirs.items()}}, tmp_path / "authors.pt"
     )

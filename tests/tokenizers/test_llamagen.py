@@ -9,7 +9,7 @@ import torch
 import vistok
 from vistok.weights import misfits
 
-from .key_tables import Shapes, code_table, drawn, meta, renamed, taming_decoder, taming_encoder
+from .key_tables import Shapes, drawn, llamagen_network, meta
 
 SIZES: dict[str, Any] = {
     "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "z_channels": 16, "dim": 4, "codebook_size": 64
@@ -17,15 +17,8 @@ SIZES: dict[str, Any] = {
 
 
 def table(ch: int, mult: list[int], blocks: int, z: int, dim: int, codes: int) -> Shapes:
-    """Levels are conv_blocks, whose first in the decoder is the coarsest; the history of used codes is a tensor too."""
-    last = len(mult) - 1
-    decoder = taming_decoder(ch, mult, blocks, z, attend=[last], double=last)
-    for level in range(last + 1):
-        decoder = renamed(decoder, (rf"^decoder\.up\.{level}\.", f"decoder.conv_blocks.#{last - level}."))
-    network = taming_encoder(ch, mult, blocks, z, attend=[last], halve=last) | decoder | code_table(codes, dim, z)
-    places = [(rf"\.mid\.{name}\.", f".mid.{i}.") for i, name in enumerate(("block_1", "attn_1", "block_2"))]
-    names = [("#", ""), (r"^encoder\.down\.", "encoder.conv_blocks."), (r"\.block\.", ".res."), *places]
-    return renamed(network, *names) | {"quantize.codebook_used": (65536,)}
+    """The network, and the history of used codes, which is a tensor too."""
+    return llamagen_network(ch, mult, blocks, z, dim, codes) | {"quantize.codebook_used": (65536,)}
 
 
 def tiny_table() -> Shapes:
