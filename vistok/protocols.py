@@ -251,10 +251,68 @@ class Readout(Protocol):
     def __call__(self, features: Sequence[Tensor], tokens: TokenTensor | None = None) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Span:
+    """Perception tokens that stand in a text at characters start..stop (exclusive), as local codes of their codec.
+
+    label: the name that the text gives them, "" if none.
+    """
+
+    codes: tuple[int, ...]
+    start: int
+    stop: int
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class ParseError:
+    """Why characters start..stop of a text, which hold tokens of a codec, are nothing that it can decode."""
+
+    reason: str
+    start: int
+    stop: int
+
+
 @runtime_checkable
 class Codec(Protocol):
-    """Perception tokens to text vocabulary ids and back."""
+    """What was perceived (maps, boxes ..) to tokens of a language model's text and back.
 
-    def to_text(self, tokens: TokenTensor) -> list[str]: ...
+    The k-th of `codes` is local code k, and a token-tensor's ids are local codes, one item for each thing perceived.
+    strings: all that a vocabulary needs, in order, codes and markers. num_tokens: ids of an item, None if that varies.
+    `cannot` names what a codec does not do.
+    """
 
-    def from_text(self, ids: Sequence[str]) -> TokenTensor: ...
+    cannot: frozenset[str]
+    name: str
+
+    @property
+    def strings(self) -> tuple[str, ...]: ...
+
+    @property
+    def codes(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_tokens(self) -> int | None: ...
+
+    @property
+    def spec(self) -> TokenSpec: ...
+
+    def encode(self, values: Any) -> TokenTensor:
+        """What was perceived, N of it -> tokens [N, num_tokens]."""
+        ...
+
+    def decode(self, tokens: TokenTensor) -> Any:
+        """Tokens -> what `encode` takes, as near as the codes can say it."""
+        ...
+
+    def to_text(self, tokens: TokenTensor, labels: Sequence[str] | None = None) -> list[str]:
+        """One text for each item, markers included; labels: names of the items, where the codec's text has a place."""
+        ...
+
+    def parse(self, text: str) -> list[Span | ParseError]:
+        """Everything in a text that is, or resembles, tokens of this codec, in order; it raises for no string."""
+        ...
+
+    def tokens(self, spans: Sequence[Span]) -> TokenTensor:
+        """Spans of `parse` as items of one token-tensor. Raises: ValueError for codes that are none of an item."""
+        ...

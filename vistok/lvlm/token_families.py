@@ -7,6 +7,16 @@ them to a language model.
 
 from typing import Any
 
+from vistok.codecs._token_strings import (
+    DEPTH_ENDS,
+    NORMAL_ENDS,
+    depth_codes,
+    florence_codes,
+    loc_codes,
+    normal_codes,
+    pixel_codes,
+    seg_codes,
+)
 from vistok.lvlm.vocabulary import TokenFamily
 
 _CHAMELEON = "IMGIMG"
@@ -55,25 +65,31 @@ def emu3(codes: int = 32768) -> TokenFamily:
 
 def depth(codes: int = 128) -> TokenFamily:
     """AURORA: `<DEPTH_START>`, `<DEPTH_END>`, then `<DEPTH_0>` .."""
-    strings = tuple(f"<DEPTH_{code}>" for code in range(codes))
-    return TokenFamily("depth", ("<DEPTH_START>", "<DEPTH_END>", *strings), ("<DEPTH_START>",), ("<DEPTH_END>",))
+    begin, end = DEPTH_ENDS
+    return TokenFamily("depth", (begin, end, *depth_codes(codes)), (begin,), (end,))
+
+
+def normal(codes: int = 256) -> TokenFamily:
+    """Surface normals: `<NORMAL_START>`, `<NORMAL_END>`, then `<NORMAL_0>` .."""
+    begin, end = NORMAL_ENDS
+    return TokenFamily("normal", (begin, end, *normal_codes(codes)), (begin,), (end,))
 
 
 def pixel(bins: int = 336) -> TokenFamily:
     """AURORA: `<PIXEL_0>` .., coordinates in an image of that many pixels a side."""
-    return TokenFamily("pixel", tuple(f"<PIXEL_{place}>" for place in range(bins)))
+    return TokenFamily("pixel", pixel_codes(bins))
 
 
 def loc(bins: int = 1024) -> TokenFamily:
     """PaliGemma: `<loc0000>` .."""
-    return TokenFamily("loc", tuple(f"<loc{place:04d}>" for place in range(bins)))
+    return TokenFamily("loc", loc_codes(bins))
 
 
 def seg(codes: int = 128) -> TokenFamily:
     """PaliGemma: `<seg000>` .."""
-    return TokenFamily("seg", tuple(f"<seg{code:03d}>" for code in range(codes)))
+    return TokenFamily("seg", seg_codes(codes))
 
 
 def florence_loc(bins: int = 1000) -> TokenFamily:
     """Florence-2: `<loc_0>` .., not padded."""
-    return TokenFamily("florence_loc", tuple(f"<loc_{place}>" for place in range(bins)))
+    return TokenFamily("florence_loc", florence_codes(bins))
