@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from vistok.codecs._authors_keys import under_network
 from vistok.codecs._token_text import Scanner, marked_spans
 from vistok.layers.ait_vqvae import AitVqvae
 from vistok.ops.check_ids import check_ids
@@ -111,7 +112,7 @@ class MapCodec(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The authors' names under ours; our own stay."""
-        return {name if name.startswith("network.") else f"network.{name}": value for name, value in tensors.items()}
+        return under_network(tensors)
 
     def _ids(self, tokens: TokenTensor) -> Tensor:
         ids = tokens.indices
