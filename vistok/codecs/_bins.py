@@ -29,6 +29,7 @@ class Bins:
 
     def of(self, values: Tensor) -> Tensor:
         """values [...] float in 0..1 -> bins [...] int64. Raises: ValueError naming the range that was given."""
+        slack = torch.finfo(values.dtype).eps * self.count
         values = values.double()
         if values.numel() and not (float(values.min()) >= -_SLACK and float(values.max()) <= 1 + _SLACK):
             raise ValueError(
@@ -36,8 +37,8 @@ class Bins:
                 f"{float(values.max()):.4g}; divide pixels by the size of the image"
             )
         if self.rule == "floor":
-            # 0.29 * 100 is 28.999999999999996: what is a bin's own lower edge must not fall into the one before.
-            found = (values * self.count + 1e-9).floor()
+            # 448 of 640 pixels is 0.7, in float32 0.69999999: a bin's own lower edge must not fall into the one before.
+            found = (values * self.count + slack).floor()
         else:
             found = torch.round(values * (self.count - 1 if self.rule == "ends" else self.count))
         return found.clamp(0, self.count - 1).long()
