@@ -80,10 +80,11 @@ class MapCodec(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="
         coords = grid_coords(*self.grid, len(ids), ids.device)
         return TokenTensor(spec=self.spec, indices=ids.flatten(1), coords=coords)
 
+    @torch.no_grad()
     def decode(self, tokens: TokenTensor) -> Tensor:
         """Tokens of all N codes of their maps -> what was perceived, at the side S that the network sees.
 
-        Gradients reach no ids; mixtures of codes go through `network.decode_vectors`.
+        No gradient reaches ids; mixtures of codes go through `network.decode_vectors`, which has one.
         Raises: ValueError if codes are missing from the grid or are none.
         """
         return self.outputs(self.network.decode(self._ids(tokens).unflatten(1, self.grid)))

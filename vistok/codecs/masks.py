@@ -134,7 +134,7 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
     def parse(self, text: str) -> list[Span | ParseError]:
         """Every thing in a text with its label, and why tokens that are none are none."""
         groups = runs(text, self._scanner.words(text), "")
-        limits = [group[0].start for group in groups[1:]] + [len(text)]
+        limits = [*(group[0].start for group in groups), len(text)][1:]
         return [self._read(text, group, limit) for group, limit in zip(groups, limits, strict=True)]
 
     def tokens(self, spans: Sequence[Span]) -> TokenTensor:
@@ -195,7 +195,7 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
         if ids is None or ids.ndim != 2 or ids.shape[1] != self.num_tokens or not whole:
             raise ValueError(f"masks: expected indices [N, {self.num_tokens}], got {tokens!r}")
         check_ids(self.name, ids, len(self.codes))
-        if len(ids) and (int(ids[:, :_BOX].max()) >= _LOC_BINS or int(ids[:, _BOX:].min()) < _LOC_BINS):
+        if len(ids) and not (int(ids.min()) >= 0 and int(ids[:, :_BOX].max()) < _LOC_BINS <= int(ids[:, _BOX:].min())):
             raise ValueError(f"masks: expected {_BOX} loc codes, then seg codes in every row, got them mixed")
         return ids
 

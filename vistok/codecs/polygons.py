@@ -155,6 +155,9 @@ class Polygons:
     def _rows(self, tokens: TokenTensor) -> list[list[int]]:
         if tokens.indices is None or tokens.indices.ndim != 2:
             raise ValueError(f"{self.name}: expected indices [N, tokens], got {tokens!r}")
-        check_ids(self.name, tokens.indices[tokens.mask], len(self.codes))
+        valid = tokens.indices[tokens.mask]
+        check_ids(self.name, valid, len(self.codes))
+        if len(valid) and int(valid.min()) < 0:
+            raise ValueError(f"{self.name}: expected ids in 0..{len(self.codes) - 1}, got {int(valid.min())}")
         lengths: list[int] = tokens.valid_lengths.tolist()
         return [row[:length].tolist() for row, length in zip(tokens.indices, lengths, strict=True)]
