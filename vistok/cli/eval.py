@@ -14,6 +14,7 @@ from torch import Tensor
 from vistok import tokenizer as make_tokenizer
 from vistok.cli._eval_adaptive import adaptive
 from vistok.cli._eval_complexity import complexity
+from vistok.cli._eval_depth import depth
 from vistok.cli._eval_lvlm import lvlm
 from vistok.cli._eval_prune import prune
 from vistok.cli._eval_retrieval import retrieval
@@ -175,6 +176,7 @@ COMMAND = {
     "tokenizer": tokenizer,
     "adaptive": adaptive,
     "complexity": complexity,
+    "depth": depth,
     "lvlm": lvlm,
     "prune": prune,
     "retrieval": retrieval,
