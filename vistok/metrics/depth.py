@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vistok.data.scenes.render import Scene, render
+from vistok.data.scenes.render import MIN_SIDE, render
 from vistok.metrics.codebook_health import CodebookHealth, health_of
 
 _NEAR_ENOUGH = 1.25
@@ -82,11 +82,11 @@ class DepthScores:
 
 
 def scene_depth_scores(codec: Any, seeds: Iterable[int]) -> DepthScores:
-    """Round trips of rendered scenes, things read at their centres of mass in the decoded map.
+    """Round trips of rendered scenes; a thing's depth is read as the median of the decoded map where the thing shows.
 
     Raises: ValueError without any seed.
     """
-    scenes = [render(seed, max(64, codec.image_size)) for seed in seeds]
+    scenes = [render(seed, max(MIN_SIDE, codec.image_size)) for seed in seeds]
     if not scenes:
         raise ValueError("scene_depth_scores: expected at least one seed, got none")
     health = CodebookHealth.empty(len(codec.codes))
@@ -98,7 +98,7 @@ def scene_depth_scores(codec: Any, seeds: Iterable[int]) -> DepthScores:
         shares.append(delta_1(trip.restored, trip.target))
         health = health.merged(health_of((len(codec.codes),), trip.indices)[0])
         for scene, restored in zip(part, trip.restored[:, 0], strict=True):
-            orders.add(scene, restored)
+            orders.add(torch.from_numpy(scene.masks), restored)
     return DepthScores(
         scenes=len(scenes),
         abs_rel=float(torch.cat(errors).mean()),
@@ -115,21 +115,17 @@ class _Orders:
         self.right = dict.fromkeys(("nearest", "farthest", "pairs"), 0)
         self.asked = dict.fromkeys(self.right, 0)
 
-    def add(self, scene: Scene, restored: Tensor) -> None:
-        """restored [S, S]: the decoded map of that scene. Things stand in the layout from the nearest on."""
-        read = []
-        for mask in torch.from_numpy(scene.masks):
-            rows, columns = mask.nonzero(as_tuple=True)
-            if not len(rows):
-                return
-            # The pixel of the thing next to its middle: the middle of a ring is not of the ring.
-            middle = (rows - rows.float().mean()).square() + (columns - columns.float().mean()).square()
-            place = int(middle.argmin())
-            scale = len(restored) / mask.shape[0]
-            row, column = (min(len(restored) - 1, int((int(at[place]) + 0.5) * scale)) for at in (rows, columns))
-            read.append(float(restored[row, column]))
-        if len(read) < 2:
+    def add(self, masks: Tensor, restored: Tensor) -> None:
+        """masks [things, H, W] bool of one scene, the nearest thing first; restored [S, S]: its decoded map.
+
+        A scene with a single thing, or with one that no pixel of the map shows, asks nothing.
+        """
+        if len(masks) < 2:
             return
+        shown = F.interpolate(masks[None].float(), restored.shape, mode="nearest-exact")[0] > 0
+        if not bool(shown.flatten(1).any(1).all()):
+            return
+        read = [float(restored[mask].median()) for mask in shown]
         self._count("nearest", read.index(min(read)) == 0)
         self._count("farthest", read.index(max(read)) == len(read) - 1)
         for nearer, farther in combinations(read, 2):
