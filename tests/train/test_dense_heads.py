@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from vistok.data.scenes import render
+from vistok.data.scenes.patch_truth import CLASS_SIZES, FLAGS, NUMBERS, patch_truth
 from vistok.train.dense_heads import DenseHeads, GlobalHead, norm_error
-from vistok.train.scene_batches import CLASS_SIZES, FLAGS, NUMBERS, patch_truth
 
 
 def pattern(places):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.train.scene_batches import CLASS_SIZES, COUNTS, FLAGS, NUMBERS, PAIRS, PatchTruth
+from vistok.data.scenes.patch_truth import CLASS_SIZES, COUNTS, FLAGS, NUMBERS, PAIRS, PatchTruth
 
 _PATTERN_SPREAD = 0.1  # of log norms
 # 1/p and 1/p^2 of the plastic number p: steps of the R2 sequence, the additive recurrence of least discrepancy known.
