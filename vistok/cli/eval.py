@@ -16,6 +16,7 @@ from vistok.cli._eval_adaptive import adaptive
 from vistok.cli._eval_complexity import complexity
 from vistok.cli._eval_depth import depth
 from vistok.cli._eval_lvlm import lvlm
+from vistok.cli._eval_probe import probe
 from vistok.cli._eval_prune import prune
 from vistok.cli._eval_retrieval import retrieval
 from vistok.data.images import list_images, open_image
@@ -178,6 +179,7 @@ COMMAND = {
     "complexity": complexity,
     "depth": depth,
     "lvlm": lvlm,
+    "probe": probe,
     "prune": prune,
     "retrieval": retrieval,
 }
