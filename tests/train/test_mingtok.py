@@ -109,6 +109,39 @@ def test_teachers_see_only_images_whose_features_count(training: Training) -> No
     assert 0 < some < 8
 
 
+def test_latents_are_aligned_with_a_teacher_where_nothing_is_hidden_and_only_if_one_is_named(
+    training: Training,
+) -> None:
+    seen: list[int] = []
+
+    def counting(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return colours(images)
+
+    teachers = {**TEACHERS, "alignment": counting}
+    trainer = Trainer(replace(training, batch=4, masked_share=0.0, visible_weight=0.1, cosine_margin=0.0), teachers)
+    assert trainer.heads.alignment is not None
+    project = trainer.heads.alignment.project.weight.detach().clone()
+    last = trainer.run()
+    assert not torch.equal(trainer.heads.alignment.project.weight, project)
+    assert last["alignment"] > 0 and seen == [1] + [4] * 5
+    terms = ("pixels", "latent", "semantic", "alignment")
+    assert last["loss"] == pytest.approx(sum(last[name] for name in terms), rel=1e-4)
+    hidden = Trainer(replace(training, masked_share=1.0), teachers).train_step()
+    assert "alignment" not in hidden and "alignment" not in Trainer(training, TEACHERS).train_step()
+    assert Trainer(training, TEACHERS).heads.alignment is None
+
+
+def test_the_alignment_weighs_against_the_pixels_as_it_is_told(training: Training) -> None:
+    whole = replace(training, masked_share=0.0, relation_margin=0.0, cosine_margin=0.0, bf16=False)
+    once, twice = (
+        Trainer(replace(whole, alignment=strength), {"alignment": colours}).train_step() for strength in (0.1, 0.2)
+    )
+    assert twice["alignment"] == pytest.approx(2 * once["alignment"], rel=1e-4)
+    strict = Trainer(replace(whole, cosine_margin=1.9, relation_margin=1.9), {"alignment": colours}).train_step()
+    assert strict["alignment"] < once["alignment"]
+
+
 def test_the_shipped_model_has_latents_of_zero_mean_and_unit_variance(training: Training) -> None:
     train(replace(training, steps=1))
     model: Any = vistok.tokenizer("mingtok_nano", checkpoint=Path(training.out) / "model")

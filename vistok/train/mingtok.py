@@ -17,13 +17,14 @@ from vistok.config import deep_merge
 from vistok.metrics.reconstruction import psnr
 from vistok.registry import create, resolve
 from vistok.tokenizers.mingtok import MingTok
+from vistok.train.alignment import AlignmentLoss, adaptive_weight
 from vistok.train.augment import augmented
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import write_half
 from vistok.train.latent_statistics import latent_statistics
 from vistok.train.losses import make_losses
 from vistok.train.masked_features import draw_mask, on_grid
-from vistok.train.mingtok_losses import Heads, Targets, masked_step
+from vistok.train.mingtok_losses import Heads, Step, Targets, masked_step
 from vistok.train.mixed_pictures import MixedPictures
 from vistok.train.moving_average import moving_average
 from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
@@ -41,8 +42,10 @@ class Training:
     tokenizer: name of a preset, settings: overrides of it. latent_teacher, semantic_teacher: of
     `vistok.train.teachers.make_teacher`, None for none. mask_ratio: hidden patches of a masked image, masked_share: of
     images that are masked; visible_weight: how much places count for the feature losses that are not hidden.
-    pixels, latent, semantic: weights of the losses; perceptual: of further ones by name. learning_rate falls on a
-    cosine to 0. statistics_batches: over which mean and std of latents are taken.
+    pixels, latent, semantic: weights of the losses; perceptual: of further ones by name. alignment_teacher: None, or
+    whose features the latents of whole images are laid out as (VA-VAE), up to cosine_margin and relation_margin;
+    alignment: the gradient of that beside the pixels', at the encoder's last layer. learning_rate falls on a cosine
+    to 0. statistics_batches: over which mean and std of latents are taken.
     The PSNR in the log, further losses and `decode` are of raw predictions: with another loss_type than "L1-plain",
     whose loss is of values that are stretched, squashed or normalized, they do not measure what was trained.
     """
@@ -53,12 +56,16 @@ class Training:
     settings: dict[str, Any] = field(default_factory=dict)
     latent_teacher: dict[str, Any] | None = None
     semantic_teacher: dict[str, Any] | None = None
+    alignment_teacher: dict[str, Any] | None = None
     mask_ratio: float = 0.4
     masked_share: float = 0.5
     visible_weight: float = 0.0
     pixels: float = 1.0
     latent: float = 1.0
     semantic: float = 1.0
+    alignment: float = 0.1
+    cosine_margin: float = 0.5
+    relation_margin: float = 0.25
     perceptual: dict[str, float] = field(default_factory=dict)
     scene_share: float = 0.5
     steps: int = 20_000
@@ -92,7 +99,7 @@ class Trainer:
     """Model, heads, average, optimizers and step of one run; `run()` goes on from the last checkpoint in `out`."""
 
     def __init__(self, config: Training, teachers: Mapping[str, Teacher] | None = None) -> None:
-        """teachers: "latent" and "semantic", in place of those that the recipe names.
+        """teachers: "latent", "semantic" and "alignment", in place of those that the recipe names.
 
         Raises: ValueError for an unknown optimizer, a teacher or loss that does not exist.
         """
@@ -103,10 +110,11 @@ class Trainer:
         self.config = config
         self.out = Path(config.out)
         self.teachers = dict(teachers) if teachers is not None else _teachers(config)
+        self.aligned_with = self.teachers.pop("alignment", None)
         torch.manual_seed(config.seed)
         self.model: MingTok = create("tokenizer", config.tokenizer, **config.settings)
         widths = {name: self._width(teacher) for name, teacher in self.teachers.items()}
-        self.heads = Heads(self.model, widths.get("latent"), widths.get("semantic"))
+        self.heads = Heads(self.model, widths.get("latent"), widths.get("semantic"), self._alignment_loss())
         self.trained = nn.ModuleDict({"model": self.model, "heads": self.heads})
         self.average = AveragedModel(self.model, multi_avg_fn=moving_average(config.ema))
         self.optimizers = OPTIMIZERS[config.optimizer](self.trained, config.learning_rate, config.weight_decay)
@@ -132,6 +140,7 @@ class Trainer:
             step = masked_step(self.model, self.heads, images, masked, targets, config.visible_weight)
         terms = {name: getattr(config, name) * value for name, value in step.terms.items()}
         terms |= {name: weight * loss(step.images, images) for name, (weight, loss) in self.perceptual.items()}
+        terms |= self._alignment(images, masked, step, terms["pixels"], grid)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         norm = update(self.optimizers, total, self.trained.parameters(), self.learning_rate(), config.clip)
         self.average.update_parameters(self.model)
@@ -198,11 +207,34 @@ class Trainer:
                 found[name][counts] = features
         return Targets(**found)
 
+    def _alignment_loss(self) -> AlignmentLoss | None:
+        config = self.config
+        if self.aligned_with is None:
+            return None
+        margins = {"cosine_margin": config.cosine_margin, "relation_margin": config.relation_margin}
+        return AlignmentLoss(self.model.dim, self._width(self.aligned_with), **margins)
+
+    def _alignment(
+        self, images: Tensor, masked: Tensor, step: Step, pixels: Tensor, grid: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """The alignment of images of which nothing was hidden, weighed against `pixels`; nothing without a teacher."""
+        whole = ~masked.any(1)
+        if self.aligned_with is None or self.heads.alignment is None or not bool(whole.any()):
+            return {}
+        found = self.heads.alignment(step.latents[whole], self.aligned_with(images[whole]), grid)
+        loss = found.cosine + found.relations
+        last_layer = self.model.low_level_encoder.out_proj.weight
+        return {"alignment": adaptive_weight(pixels, loss, last_layer, self.config.alignment) * loss}
+
     def _width(self, teacher: Teacher) -> int:
         side = self.config.crop
         return teacher(torch.zeros(1, 3, side, side)).shape[1]
 
 
 def _teachers(config: Training) -> dict[str, Teacher]:
-    named = {"latent": config.latent_teacher, "semantic": config.semantic_teacher}
+    named = {
+        "latent": config.latent_teacher,
+        "semantic": config.semantic_teacher,
+        "alignment": config.alignment_teacher,
+    }
     return {name: make_teacher(settings) for name, settings in named.items() if settings is not None}

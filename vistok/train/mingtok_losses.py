@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vistok.layers.mingtok_stages import spread
 from vistok.layers.patchify import patchify, unpatchify
 from vistok.tokenizers.mingtok import MingTok, grid_of_pixels
+from vistok.train.alignment import AlignmentLoss
 from vistok.train.masked_features import FeatureHead, feature_loss
 
 _NORM_EPS = 1e-6
@@ -68,13 +69,20 @@ def _over_visible(errors: Tensor, masked: Tensor | None) -> Tensor:
 class Heads(nn.Module):
     """What trains beside the tokenizer and is not shipped: the mask token, and a head for each teacher there is."""
 
-    def __init__(self, model: MingTok, latent_dim: int | None, semantic_dim: int | None) -> None:
-        """latent_dim, semantic_dim: widths of the teachers, None where there is none."""
+    def __init__(
+        self,
+        model: MingTok,
+        latent_dim: int | None,
+        semantic_dim: int | None,
+        alignment: AlignmentLoss | None = None,
+    ) -> None:
+        """latent_dim, semantic_dim: widths of the teachers, None where there is none; alignment: of latents, if any."""
         super().__init__()
         width = model.low_level_encoder.cls_token.shape[-1]
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.latent = None if latent_dim is None else FeatureHead(model.dim, latent_dim)
         self.semantic = None if semantic_dim is None else FeatureHead(model.semantic_dim, semantic_dim)
+        self.alignment = alignment
 
 
 class Targets(NamedTuple):
@@ -85,10 +93,11 @@ class Targets(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Loss terms by name, unweighted; images [B, 3, H, W], reconstructed, not clamped."""
+    """Loss terms by name, unweighted; images [B, 3, H, W], reconstructed, not clamped; raw latents [B, N, C]."""
 
     terms: dict[str, Tensor]
     images: Tensor
+    latents: Tensor
 
 
 def masked_step(
@@ -113,4 +122,4 @@ def masked_step(
         terms["latent"] = feature_loss(heads.latent(raw[:, :-1]), targets.latent, masked, visible_weight)
     if heads.semantic is not None and targets.semantic is not None:
         terms["semantic"] = feature_loss(heads.semantic(semantic[:, :-1]), targets.semantic, masked, visible_weight)
-    return Step(terms, (unpatchify(patches, grid_of_pixels(grid, factor)) + 1) / 2)
+    return Step(terms, (unpatchify(patches, grid_of_pixels(grid, factor)) + 1) / 2, raw[:, :-1])
