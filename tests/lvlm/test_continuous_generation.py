@@ -266,6 +266,41 @@ def test_training_reaches_every_part_and_predicts_each_token_from_those_before(m
         model.flow_loss([], latents)
 
 
+def test_training_takes_semantic_tokens_that_were_made_before(model: ContinuousGenerator) -> None:
+    with torch.no_grad():
+        latents = model.tokenizer.encode(torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)))
+        semantic = model.tokenizer.semantic(latents)
+
+        def loss(given: Any) -> Tensor:
+            draw = torch.Generator().manual_seed(3)
+            return model.flow_loss(turn(model, 0), latents, semantic=given, generator=draw)
+
+        torch.testing.assert_close(loss(semantic), loss(None))
+        assert not torch.allclose(loss(semantic.replace(embeds=semantic.embeds + 1)), loss(None))
+
+
+def test_items_that_are_not_told_learn_what_guidance_compares_with(model: ContinuousGenerator) -> None:
+    with torch.no_grad():
+        latents = model.tokenizer.encode(torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)))
+    given: list[Tensor] = []
+
+    def remember(module: Any, arguments: Any, output: Tensor) -> None:
+        given.append(output.detach())
+
+    hook = model.head.vis_head.register_forward_hook(remember)
+    try:
+        model.flow_loss(turn(model, 0), latents, told=torch.tensor([True, False]))
+        model.flow_loss(turn(model, 0), latents)
+        model.dialogue().make_image(turn(model, 0), GRID, guidance=Guidance(text=2.0), noise=noise(model), **FAST)
+    finally:
+        hook.remove()
+    half_told, all_told, (with_text, without) = given[0], given[1], given[2].unflatten(0, (2, 2))
+    torch.testing.assert_close(half_told[0], all_told[0])
+    torch.testing.assert_close(half_told[0, 0], with_text[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(half_told[1, 0], without[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(half_told[1, 0], all_told[1, 0], atol=1e-3)
+
+
 def test_the_head_loads_out_of_the_authors_whole_file(model: ContinuousGenerator, tmp_path: Any) -> None:
     state = model.head.state_dict()
     whole = {("" if name.startswith("linear_proj") else "model.") + name: value for name, value in state.items()}

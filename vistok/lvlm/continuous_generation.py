@@ -110,6 +110,8 @@ class ContinuousGenerator(nn.Module):
         context: Sequence[Segment],
         latents: TokenTensor,
         *,
+        semantic: TokenTensor | None = None,
+        told: Tensor | None = None,
         weights: Tensor | None = None,
         repeats: int = 1,
         generator: torch.Generator | None = None,
@@ -117,15 +119,23 @@ class ContinuousGenerator(nn.Module):
         """The training loss of images [B, N, C] behind a context, all places at once: [].
 
         Gradients reach the language model, the head and the semantic decoder, as far as they are not frozen.
-        weights [B, N], repeats, generator: of `vistok.layers.flow_sampler.flow_loss`.
+        semantic: those of the latents where a frozen tokenizer made them before. told [B] bool: items that see the
+        user's text and images; the others learn what guidance compares with. weights [B, N], repeats, generator: of
+        `vistok.layers.flow_sampler.flow_loss`.
         Raises: ValueError without a context: its last token predicts the first of the image.
         """
-        semantic, z = self.tokenizer.semantic(latents), latents.embeds
+        z = latents.embeds
         assert z is not None
         if not sum(part.embeds.shape[1] for part in context):
             raise ValueError("flow_loss: expected a context of at least one token before the image")
-        sequence = torch.cat([*(part.embeds for part in context), self.image(semantic).embeds[:, :-1]], 1)
-        hidden = self.language_model.base_model(inputs_embeds=sequence, use_cache=False).last_hidden_state
+        image = self.image(self.tokenizer.semantic(latents) if semantic is None else semantic).embeds[:, :-1]
+        sequence = torch.cat([*(part.embeds for part in context), image], 1)
+        hidden = self.language_model.base_model(
+            inputs_embeds=sequence,
+            attention_mask=None if told is None else _without_the_turn(context, told, image.shape[1]),
+            position_ids=torch.arange(sequence.shape[1], device=sequence.device)[None],
+            use_cache=False,
+        ).last_hidden_state
         conditions = self.head.vis_head(hidden[:, -z.shape[1] :].to(self.head.dtype))
         return flow_loss(
             self.head.diffloss, z.detach(), conditions, weights=weights, repeats=repeats, generator=generator
@@ -288,6 +298,13 @@ class Dialogue:
             drawn = torch.randn(shape, generator=generator, device=generator.device if generator else device)
             return drawn.to(device) * temperature
         return noise.to(device)
+
+
+def _without_the_turn(context: Sequence[Segment], told: Tensor, image: int) -> Tensor:
+    """The attention mask [B, L] int64 of `flow_loss`: items that are not told see as the second row of guidance."""
+    seen = [torch.full((part.embeds.shape[1],), _SEEN[part.kind][1], device=told.device) for part in context]
+    always = torch.cat([*seen, torch.ones(image, dtype=torch.bool, device=told.device)])
+    return (told[:, None] | always).long()
 
 
 def _as_the_model(logits: Tensor, config: Any) -> Tensor:

@@ -37,7 +37,7 @@ from vistok.train.metrics_log import append_row
 from vistok.train.naming_and_drawing import drawing, naming, picture_sheet
 from vistok.train.optimizers import update
 from vistok.train.patch_codes import PatchCodes
-from vistok.train.portrait_reader import PortraitReader
+from vistok.train.portrait_reader import PortraitReader, attributes_of
 from vistok.train.step_loop import OnStep, run_steps
 
 _PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -206,13 +206,13 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed)
         named = naming(self.trained, self.tokenizer, self.vocabulary, *self.held_out)
         drawn = drawing(self.trained, self.tokenizer, self.vocabulary, *self.held_out, generator=generator)
-        reader = self.reader
+        reader, asked = self.reader, attributes_of(self.held_out.captions)
         real, pictures = self.codes.decode(self.held_out.codes), self.codes.decode(drawn)
         picture_sheet(self.out / "drawn.png", real, pictures)
         found = {
             "name": named,
-            "draw": reader.accuracy(pictures, self.held_out.captions),
-            "read": reader.accuracy(real, self.held_out.captions),
+            "draw": reader.accuracy(pictures, asked),
+            "read": reader.accuracy(real, asked),
         }
         metrics = {f"{verb}_{name}": value for verb, values in found.items() for name, value in values.items()}
         return {"step": self.step, "accuracy": sum(named.values()) / len(named), **metrics}
@@ -221,7 +221,8 @@ class Trainer:
     def reader(self) -> PortraitReader:
         """The judge of drawn pictures, which learns from real ones when it is first asked."""
         images = self.codes.decode(self.train_pictures.codes)
-        return PortraitReader.learn(images, self.train_pictures.captions, steps=self.config.reader_steps)
+        shown = attributes_of(self.train_pictures.captions)
+        return PortraitReader.learn(images, shown, steps=self.config.reader_steps)
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""

@@ -18,7 +18,9 @@ def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> list[O
 
 
 def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> list[Optimizer]:
-    """Muon (Jordan et al. 2024) for weights of two axes below `transformer` or `blocks`, scaled to AdamW's step size.
+    """Muon (Jordan et al. 2024) for matrices of blocks, scaled to AdamW's step size, and AdamW for the rest.
+
+    Blocks are what lies below `transformer`, `blocks`, `res_blocks` or, in language models of transformers, `layers`.
 
     Raises: ValueError if this torch has no Muon.
     """
@@ -33,7 +35,7 @@ def muon(model: nn.Module, learning_rate: float, weight_decay: float) -> list[Op
 
 
 def _in_blocks(name: str) -> bool:
-    return any(part in f".{name}" for part in (".transformer.", ".blocks."))
+    return any(part in f".{name}" for part in (".transformer.", ".blocks.", ".res_blocks.", ".layers."))
 
 
 def _adamw(named: list[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float) -> Optimizer:

@@ -4,14 +4,16 @@ It learns from rendered pictures behind the same tokenizer, never from drawn one
 never saw says how far its verdict can be trusted. B pictures, side a multiple of 16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from vistok.data.scenes.backgrounds import BACKGROUNDS
 from vistok.data.scenes.layout import COLORS, SHAPES, SIZES, TEXTURES
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"size": SIZES, "texture": TEXTURES, "color": COLORS, "shape": SHAPES}
+READABLE: Mapping[str, tuple[str, ...]] = {**ATTRIBUTES, "background": BACKGROUNDS}
 
 
 def attributes_of(captions: list[str]) -> dict[str, Tensor]:
@@ -26,7 +28,8 @@ def attributes_of(captions: list[str]) -> dict[str, Tensor]:
 class PortraitReader(nn.Module):
     """Convolutions on patches of 4 x 4 pixels, one head for each attribute."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, attributes: Iterable[str] = ATTRIBUTES) -> None:
+        """attributes: names in READABLE."""
         super().__init__()
         self.body = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -41,7 +44,7 @@ class PortraitReader(nn.Module):
             nn.AdaptiveMaxPool2d(2),
             nn.Flatten(),
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(8 * width, len(values)) for name, values in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(8 * width, len(READABLE[name])) for name in attributes})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images [B, 3, side, side] in [0, 1] -> logits [B, values] of each attribute."""
@@ -50,13 +53,20 @@ class PortraitReader(nn.Module):
 
     @classmethod
     def learn(
-        cls, images: Tensor, captions: list[str], *, steps: int, batch: int = 64, rate: float = 2e-3, seed: int = 0
+        cls,
+        images: Tensor,
+        wanted: Mapping[str, Tensor],
+        *,
+        steps: int,
+        batch: int = 64,
+        rate: float = 2e-3,
+        seed: int = 0,
     ) -> "PortraitReader":
-        """From pictures [S, 3, side, side] and their captions; the rate falls to 0."""
-        wanted, draw = attributes_of(captions), torch.Generator().manual_seed(seed)
+        """From pictures [S, 3, side, side] and what they show, attributes [S] int64; the rate falls to 0."""
+        draw = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            reader = cls()
+            reader = cls(attributes=wanted)
         optimizer = torch.optim.AdamW(reader.parameters(), rate, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         for _ in range(steps):
@@ -70,7 +80,6 @@ class PortraitReader(nn.Module):
         return reader.eval()
 
     @torch.no_grad()
-    def accuracy(self, images: Tensor, captions: list[str]) -> dict[str, float]:
-        """How often each attribute is read as the caption says."""
-        wanted = attributes_of(captions)
+    def accuracy(self, images: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, float]:
+        """How often each attribute is read as it should be."""
         return {name: float((got.argmax(1) == wanted[name]).float().mean()) for name, got in self(images).items()}

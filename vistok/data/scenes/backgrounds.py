@@ -9,31 +9,41 @@ from PIL import Image
 
 Array = NDArray[Any]
 
+BACKGROUNDS = ("gradient", "clouds", "checks", "stripes", "cloth")
+
 
 def background(rng: np.random.Generator, side: int, photographs: Sequence[Image.Image] = ()) -> Array:
-    """One of `photographs` if there are any, else a gradient, noise, checks, stripes or cloth, in muted colours."""
+    """One of `photographs` if there are any, else one of BACKGROUNDS in muted colours."""
     if photographs:
         return _photograph(rng, side, photographs[int(rng.integers(len(photographs)))])
-    first, second = _muted(rng), _muted(rng)
-    kind = int(rng.integers(5))
+    first, second, kind = _draw(rng)
     rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
     angle = rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * columns + np.sin(angle) * rows
     across = np.cos(angle) * rows - np.sin(angle) * columns
-    if kind == 0:
+    if kind == "gradient":
         mix = (along - along.min()) / np.ptp(along)
-    elif kind == 1:
+    elif kind == "clouds":
         mix = _smooth_noise(rng, side, int(rng.integers(3, 13)))
-    elif kind == 2:
+    elif kind == "checks":
         cells = rng.uniform(3, 9)
         mix = ((np.floor(along * cells) + np.floor(across * cells)) % 2).astype(np.float32)
-    elif kind == 3:
+    elif kind == "stripes":
         mix = np.clip(np.sin(along * rng.uniform(12, 60)) * 2 + 0.5, 0, 1)
     else:
         frequency = rng.uniform(30, 90)
         mix = 0.5 + 0.25 * (np.sin(along * frequency) + np.sin(across * frequency))
     grain = rng.standard_normal((side, side, 1), dtype=np.float32) * rng.uniform(0, 7)
     return np.asarray(first + (second - first) * mix[..., None].astype(np.float32) + grain, dtype=np.float32)
+
+
+def background_kind(rng: np.random.Generator) -> str:
+    """Which of BACKGROUNDS `background` paints with a generator in that state."""
+    return _draw(rng)[2]
+
+
+def _draw(rng: np.random.Generator) -> tuple[Array, Array, str]:
+    return _muted(rng), _muted(rng), BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
 
 
 def _muted(rng: np.random.Generator) -> Array:

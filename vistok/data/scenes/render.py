@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vistok.data.scenes.backgrounds import background
+from vistok.data.scenes.backgrounds import background, background_kind
 from vistok.data.scenes.layout import COLORS, DEPTHS, SHAPES, Clutter, Layout, Thing, make_layout
 from vistok.data.scenes.outlines import OUTLINES, glyph_mask, pattern
 
@@ -68,7 +68,7 @@ def render(layout: Layout | int, side: int = 96, photographs: Sequence[Image.Ima
     if not MIN_SIDE <= side <= MAX_SIDE:
         raise ValueError(f"side: expected {MIN_SIDE} to {MAX_SIDE} pixels, got {side}")
     layout = make_layout(layout) if isinstance(layout, int) else layout
-    rng = np.random.default_rng((layout.seed, _BACKGROUND_STREAM))
+    rng = _background_draws(layout)
     canvas = background(rng, side, photographs)
     depth = np.repeat(np.linspace(*_WALL, side, dtype=np.float32)[:, None], side, axis=1)
     instances = np.zeros((side, side), dtype=np.uint8)
@@ -78,6 +78,15 @@ def render(layout: Layout | int, side: int = 96, photographs: Sequence[Image.Ima
         _paint_thing(layout.things[index], index, canvas, depth, instances)
     image = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
     return Scene(layout, image, depth, instances)
+
+
+def background_of(layout: Layout) -> str:
+    """Which of `backgrounds.BACKGROUNDS` a layout is rendered before, where there are no photographs."""
+    return background_kind(_background_draws(layout))
+
+
+def _background_draws(layout: Layout) -> np.random.Generator:
+    return np.random.default_rng((layout.seed, _BACKGROUND_STREAM))
 
 
 def _paint_clutter(piece: Clutter, canvas: Array, depth: Array) -> None:
