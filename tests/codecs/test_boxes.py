@@ -78,7 +78,7 @@ def test_overlap_after_a_round_trip(name, means):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(corners=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4))
 def test_decoded_boxes_are_boxes_and_have_the_same_tokens(name, corners):
     x1, x2 = sorted(corners[:2])

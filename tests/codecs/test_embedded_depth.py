@@ -24,7 +24,7 @@ def test_the_file_is_small_and_its_card_has_licence_recipe_and_numbers():
 
 @pytest.mark.parametrize("split", ["test", "heldout"])
 def test_depth_comes_back_within_eight_percent_from_more_than_six_codes_of_ten(split):
-    scores = scene_depth_scores(vistok.codec("depth_nano", pretrained=True), seeds_of(split)[:60])
+    scores = scene_depth_scores(vistok.codec("depth_nano", pretrained=True), seeds_of(split)[:40])
     assert scores.abs_rel <= 0.08 and scores.delta_1 >= 0.9
     assert scores.health.usage() >= 0.6
     assert scores.nearest is not None and scores.nearest >= 0.85

@@ -28,7 +28,7 @@ def test_boxes_move_with_the_picture(mode, size):
 
 
 @pytest.mark.parametrize("mode", ["squash", "pad"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     corners=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
     height=st.integers(1, 2000),
