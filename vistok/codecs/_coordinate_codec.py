@@ -13,8 +13,8 @@ from torch import Tensor
 from vistok.codecs import _labels as labelling
 from vistok.codecs._bins import Bins
 from vistok.codecs._coordinate_styles import style_of
+from vistok.codecs._item_ids import check_codes, ids_of_spans, item_ids
 from vistok.codecs._token_text import Scanner, Word, runs
-from vistok.ops.check_ids import check_ids
 from vistok.protocols import ParseError, Span
 from vistok.tokens import TokenSpec, TokenTensor
 
@@ -101,13 +101,9 @@ class CoordinateCodec:
 
     def tokens(self, spans: Sequence[Span]) -> TokenTensor:
         """Spans of `parse` as tokens. Raises: ValueError for spans of another length or with codes that are none."""
-        for span in spans:
-            if len(span.codes) != self.num_tokens:
-                raise ValueError(f"{self.name}: expected spans of {self.num_tokens} codes, got {len(span.codes)}")
-        ids = torch.tensor([span.codes for span in spans], dtype=torch.int64).reshape(len(spans), self.num_tokens)
-        made = TokenTensor(spec=self.spec, indices=ids)
-        self._ids(made)
-        return made
+        ids = ids_of_spans(self.name, spans, self.num_tokens)
+        check_codes(self.name, ids, len(self.codes))
+        return TokenTensor(spec=self.spec, indices=ids)
 
     def _read(self, text: str, group: list[Word], begin: int, limit: int) -> list[Span | ParseError]:
         """Items of one run of tokens between places `begin` and `limit` of the text."""
@@ -144,11 +140,4 @@ class CoordinateCodec:
         return coordinates.reshape(len(coordinates), -1, 2).flip(-1).flatten(1)
 
     def _ids(self, tokens: TokenTensor) -> Tensor:
-        ids = tokens.indices
-        whole = tokens.lengths is None or bool((tokens.lengths == self.num_tokens).all())
-        if ids is None or ids.ndim != 2 or ids.shape[1] != self.num_tokens or not whole:
-            raise ValueError(f"{self.name}: expected indices [N, {self.num_tokens}], got {tokens!r}")
-        check_ids(self.name, ids, len(self.codes))
-        if ids.numel() and int(ids.min()) < 0:
-            raise ValueError(f"{self.name}: expected ids in 0..{len(self.codes) - 1}, got {int(ids.min())}")
-        return ids
+        return item_ids(self.name, tokens, self.num_tokens, len(self.codes))

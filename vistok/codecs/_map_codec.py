@@ -11,9 +11,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from vistok.codecs._authors_keys import under_network
+from vistok.codecs._item_ids import check_codes, ids_of_spans, item_ids
 from vistok.codecs._token_text import Scanner, marked_spans
 from vistok.layers.ait_vqvae import AitVqvae
-from vistok.ops.check_ids import check_ids
 from vistok.protocols import ParseError, Span
 from vistok.rows import grid_coords
 from vistok.tokens import TokenSpec, TokenTensor
@@ -70,13 +70,7 @@ class MapCodec(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="
 
     def encode(self, values: Tensor) -> TokenTensor:
         """What was perceived, [B, ...] as the codec says -> tokens in raster order: indices [B, N]."""
-        was_training = self.network.training
-        self.network.eval()  # the ids of a map are its own matter, not those of its batch; no code moves
-        try:
-            with torch.no_grad():
-                ids = self.network.encode(self.inputs(values))
-        finally:
-            self.network.train(was_training)
+        ids = self.network.encode(self.inputs(values))
         coords = grid_coords(*self.grid, len(ids), ids.device)
         return TokenTensor(spec=self.spec, indices=ids.flatten(1), coords=coords)
 
@@ -103,26 +97,13 @@ class MapCodec(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="
 
     def tokens(self, spans: Sequence[Span]) -> TokenTensor:
         """Spans of `parse` as tokens. Raises: ValueError for spans of another length or with codes that are none."""
-        for span in spans:
-            if len(span.codes) != self.num_tokens:
-                raise ValueError(f"{self.name}: expected spans of {self.num_tokens} codes, got {len(span.codes)}")
-        ids = torch.tensor([span.codes for span in spans], dtype=torch.int64).reshape(len(spans), self.num_tokens)
-        made = TokenTensor(spec=self.spec, indices=ids, coords=grid_coords(*self.grid, len(spans), ids.device))
-        self._ids(made)
-        return made
+        ids = ids_of_spans(self.name, spans, self.num_tokens)
+        check_codes(self.name, ids, len(self.codes))
+        return TokenTensor(spec=self.spec, indices=ids, coords=grid_coords(*self.grid, len(spans), ids.device))
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The authors' names under ours; our own stay."""
         return under_network(tensors)
 
     def _ids(self, tokens: TokenTensor) -> Tensor:
-        ids = tokens.indices
-        whole = tokens.lengths is None or bool((tokens.lengths == self.num_tokens).all())
-        if ids is None or ids.ndim != 2 or ids.shape[1] != self.num_tokens or not whole:
-            raise ValueError(
-                f"{self.name}: expected indices [B, {self.num_tokens}], all codes of a grid {self.grid}, got {tokens!r}"
-            )
-        check_ids(self.name, ids, len(self.codes))
-        if ids.numel() and int(ids.min()) < 0:
-            raise ValueError(f"{self.name}: expected ids in 0..{len(self.codes) - 1}, got {int(ids.min())}")
-        return ids
+        return item_ids(self.name, tokens, self.num_tokens, len(self.codes))

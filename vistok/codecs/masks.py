@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from vistok.codecs import _labels as labelling
 from vistok.codecs._authors_keys import under_network
 from vistok.codecs._bins import Bins
+from vistok.codecs._item_ids import ids_of_spans, item_ids
 from vistok.codecs._token_strings import loc_codes, seg_codes
 from vistok.codecs._token_text import Scanner, Word, runs
 from vistok.layers.ait_vqvae import AitVqvae
-from vistok.ops.check_ids import check_ids
 from vistok.protocols import ParseError, Span
 from vistok.registry import register
 from vistok.tokens import TokenSpec, TokenTensor
@@ -84,13 +84,7 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
         places = self.bins.of(boxes)[:, [1, 0, 3, 2]]
         size = masks.shape[1], masks.shape[2]
         cuts = torch.stack([self._cut(mask, box, size) for mask, box in zip(masks, boxes, strict=True)])
-        was_training = self.network.training
-        self.network.eval()  # the ids of a mask are its own matter, not those of its batch; no code moves
-        try:
-            with torch.no_grad():
-                ids = self.network.encode(cuts) + _LOC_BINS
-        finally:
-            self.network.train(was_training)
+        ids = self.network.encode(cuts) + _LOC_BINS
         indices = torch.cat((places.to(ids.device), ids.flatten(1)), 1)
         return TokenTensor(spec=replace(self.spec, image_size=size), indices=indices)
 
@@ -139,13 +133,9 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
 
     def tokens(self, spans: Sequence[Span]) -> TokenTensor:
         """Spans of `parse` as tokens. Raises: ValueError for codes that are no mask."""
-        for span in spans:
-            if len(span.codes) != self.num_tokens:
-                raise ValueError(f"masks: expected spans of {self.num_tokens} codes, got {len(span.codes)}")
-        ids = torch.tensor([span.codes for span in spans], dtype=torch.int64).reshape(len(spans), self.num_tokens)
-        made = TokenTensor(spec=self.spec, indices=ids)
-        self._ids(made)
-        return made
+        tokens = TokenTensor(spec=self.spec, indices=ids_of_spans(self.name, spans, self.num_tokens))
+        self._ids(tokens)
+        return tokens
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The authors' names under ours; our own stay."""
@@ -190,12 +180,8 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
         return F.interpolate(part, (self.image_size, self.image_size), mode="bilinear", antialias=True)[0]
 
     def _ids(self, tokens: TokenTensor) -> Tensor:
-        ids = tokens.indices
-        whole = tokens.lengths is None or bool((tokens.lengths == self.num_tokens).all())
-        if ids is None or ids.ndim != 2 or ids.shape[1] != self.num_tokens or not whole:
-            raise ValueError(f"masks: expected indices [N, {self.num_tokens}], got {tokens!r}")
-        check_ids(self.name, ids, len(self.codes))
-        if len(ids) and not (int(ids.min()) >= 0 and int(ids[:, :_BOX].max()) < _LOC_BINS <= int(ids[:, _BOX:].min())):
+        ids = item_ids(self.name, tokens, self.num_tokens, len(self.codes))
+        if len(ids) and not int(ids[:, :_BOX].max()) < _LOC_BINS <= int(ids[:, _BOX:].min()):
             raise ValueError(f"masks: expected {_BOX} loc codes, then seg codes in every row, got them mixed")
         return ids
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from vistok.codecs import _labels as labelling
 from vistok.codecs._bins import Bins
 from vistok.codecs._coordinate_styles import LOC_LOOK
+from vistok.codecs._item_ids import check_codes
 from vistok.codecs._token_strings import POLYGON_BREAK, POLYGON_ENDS, florence_codes
 from vistok.codecs._token_text import Scanner, Word
-from vistok.ops.check_ids import check_ids
 from vistok.protocols import ParseError, Span
 from vistok.registry import register
 from vistok.tokens import TokenSpec, TokenTensor
@@ -155,9 +155,6 @@ class Polygons:
     def _rows(self, tokens: TokenTensor) -> list[list[int]]:
         if tokens.indices is None or tokens.indices.ndim != 2:
             raise ValueError(f"{self.name}: expected indices [N, tokens], got {tokens!r}")
-        valid = tokens.indices[tokens.mask]
-        check_ids(self.name, valid, len(self.codes))
-        if len(valid) and int(valid.min()) < 0:
-            raise ValueError(f"{self.name}: expected ids in 0..{len(self.codes) - 1}, got {int(valid.min())}")
+        check_codes(self.name, tokens.indices[tokens.mask], len(self.codes))
         lengths: list[int] = tokens.valid_lengths.tolist()
         return [row[:length].tolist() for row, length in zip(tokens.indices, lengths, strict=True)]

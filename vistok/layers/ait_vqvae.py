@@ -153,9 +153,18 @@ class AitVqvae(nn.Module):
         features: Tensor = self.encoder(self._inside(maps).to(next(self.encoder.parameters()).dtype))
         return features
 
+    @torch.no_grad()
     def encode(self, maps: Tensor) -> Tensor:
-        """maps [B, C, H, W] -> ids [B, h, w] int64. Raises: as `features`."""
-        quantized: Quantized = self._vq_vae(self.features(maps).permute(0, 2, 3, 1))
+        """maps [B, C, H, W] -> ids [B, h, w] int64, as in evaluation: they hang on no other map, and no code moves.
+
+        Raises: as `features`.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            quantized: Quantized = self._vq_vae(self.features(maps).permute(0, 2, 3, 1))
+        finally:
+            self.train(was_training)
         return quantized.indices
 
     def decode(self, ids: Tensor) -> Tensor:
