@@ -164,6 +164,15 @@ def test_what_is_no_box_says_why(name, text, reason):
     assert isinstance(error, ParseError) and reason in error.reason
 
 
+def test_other_tokens_are_no_part_of_a_label():
+    (span,) = codec("loc1024").parse("<bos><loc0001><loc0002><loc0003><loc0004><seg001><seg002> cat<eos>")
+    assert isinstance(span, Span) and span.label == ""
+    (span,) = codec("loc1024").parse("<loc0001><loc0002><loc0003><loc0004> cat<eos>")
+    assert isinstance(span, Span) and span.label == "cat"
+    (span,) = codec("loc1000").parse("</s><s>cat<loc_1><loc_2><loc_3><loc_4></s>")
+    assert isinstance(span, Span) and span.label == "cat"
+
+
 def test_spaces_inside_a_box_are_read_over():
     (span,) = codec("pixel336").parse("at ( <PIXEL_1> , <PIXEL_2>,<PIXEL_3>, <PIXEL_4> ).")
     assert isinstance(span, Span) and span.codes == (1, 2, 3, 4) and (span.start, span.stop) == (3, 49)

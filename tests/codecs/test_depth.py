@@ -114,10 +114,11 @@ def test_a_span_inside_a_span_and_text_between_tokens():
     assert isinstance(spaced, Span) and spaced.codes == (3,) * 9
 
 
-def test_files_of_the_authors_load(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_files_of_the_authors_load(tmp_path, prefix):
     codec = tiny()
-    weights = {name.removeprefix("network."): value for name, value in codec.state_dict().items()}
-    torch.save({"weights": weights}, tmp_path / "vae.pt")
+    weights = {prefix + name.removeprefix("network."): value for name, value in codec.state_dict().items()}
+    torch.save({"weights": weights, "epoch": 3}, tmp_path / "vae.pt")
     loaded: Any = vistok.codec("depth", **vistok.info("codec", "depth").tiny, checkpoint=tmp_path / "vae.pt")
     values = example(codec, torch.Generator().manual_seed(0))
     assert torch.equal(loaded.eval().encode(values).indices, codec.encode(values).indices)

@@ -24,10 +24,10 @@ def checked(owner: str, labels: Sequence[str] | None, count: int, place: str) ->
 
 
 def after(text: str, stop: int, limit: int) -> str:
-    """The label that begins behind place `stop` of a text: up to the next ; or place `limit`, where tokens begin."""
-    return text[stop:limit].partition(BREAK)[0].strip()
+    """The label behind place `stop` of a text: up to the next ; or < (other tokens), or place `limit`."""
+    return text[stop:limit].partition(BREAK)[0].partition("<")[0].strip()
 
 
 def before(text: str, begin: int, start: int) -> str:
-    """The label that ends before place `start` of a text and begins at or behind `begin`, where tokens ended."""
-    return text[begin:start].strip()
+    """The label before place `start` of a text: from place `begin`, or from behind the last > (other tokens) on."""
+    return text[begin:start].rpartition(">")[2].strip()
