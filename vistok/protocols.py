@@ -244,11 +244,39 @@ class Merger(Protocol):
     def assign(self, tokens: TokenTensor, budget: Budget, **context: Any) -> Assignment: ...
 
 
+class ReadoutOutput(NamedTuple):
+    """What every readout returns for B images.
+
+    features [B, F] what a head learns on; pooled [B, P] the backbone's own final feature; queries [B, L, T, D] what T
+    query tokens read in each of L layers (L = 0 for a readout without queries); backbone_features [B, N, D] the tokens
+    behind the last block.
+    """
+
+    features: Tensor
+    pooled: Tensor
+    queries: Tensor
+    backbone_features: Tensor
+
+
 @runtime_checkable
 class Readout(Protocol):
-    """Features of a frozen backbone, one [B, N, D] per layer, to [B, ...]."""
+    """Images through a frozen backbone to features of fixed size, and to a fixed number of tokens.
 
-    def __call__(self, features: Sequence[Tensor], tokens: TokenTensor | None = None) -> Tensor: ...
+    `groups`: how many features each part gives, in the order of `ReadoutOutput.features`; their sum is F.
+    """
+
+    cannot: frozenset[str]
+
+    @property
+    def groups(self) -> tuple[int, ...]: ...
+
+    def __call__(self, images: Tensor) -> ReadoutOutput:
+        """images [B, 3, H, W] as the backbone takes them, normalised."""
+        ...
+
+    def tokens(self, images: Tensor) -> TokenTensor:
+        """The same images -> tokens of the backbone's width, as many for each image, for a language model."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,276 @@
+"""VQT: query tokens in every block of a frozen vision transformer (Tu, Mai, Chao, CVPR 2023, arXiv:2212.03220).
+
+T learned tokens P_l join the attention of block l as queries only, so that the backbone's own tokens stay bit for bit
+what they were:
+    Q = dropout(P_l),  O = attn(queries: LN1(Q); keys, values: LN1(X_l)),  Z' = Q + O,  Z_l = Z' + MLP(LN2(Z'))
+and the head learns on the final feature and all Z_l, each divided by its length. Nothing of the backbone is kept for
+backward but LN1(X_l). B images, L blocks that have queries, T queries, N tokens, D width, F features.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from vistok.protocols import ReadoutOutput
+from vistok.readouts._backbones import backbone_of, build_backbone
+from vistok.readouts._blocks import Kept, Masked, QueryBlock, query_block
+from vistok.readouts._combine import join_groups, layer_features
+from vistok.readouts._official_keys import is_official, split_official
+from vistok.readouts._state import fill_frozen, without_frozen
+from vistok.registry import register
+from vistok.tokens import TokenSpec, TokenTensor
+from vistok.weights import load_tensors
+
+_READOUTS = ("concat", "mean", "wsum")
+_MODES = ("auto", "folded", "kv", "qkv", "masked")
+
+
+class Captured(NamedTuple):
+    """One forward of the backbone: pooled [B, P], backbone_features [B, N, D], and what each chosen block left.
+
+    None stands for a block that was skipped. Queries can read it any number of times.
+    """
+
+    pooled: Tensor
+    backbone_features: Tensor
+    kept: tuple[Kept | None, ...]
+
+
+@register
+class VQT(nn.Module):
+    """Query tokens on a backbone, which is not touched: hooks live for one forward, and state dicts leave it out."""
+
+    cannot: frozenset[str] = frozenset({"fullgraph"})
+
+    def __init__(
+        self,
+        vit: nn.Module | Mapping[str, Any],
+        num_tokens: int = 1,
+        *,
+        query_dropout: float = 0.1,
+        readout: Literal["concat", "mean", "wsum"] = "concat",
+        normalize: bool = True,
+        layers: Sequence[int] | None = None,
+        include_final: bool = True,
+        kv_mode: Literal["auto", "folded", "kv", "qkv", "masked"] = "auto",
+        store_dtype: torch.dtype | str | None = None,
+        embed_dropout: float = 0.0,
+        backbone_grad: bool = False,
+        exclude_prompts: bool = False,
+    ) -> None:
+        """vit: a timm VisionTransformer or an open_clip tower, or settings of one (`_backbones.build_backbone`).
+
+        layers: block ids with queries (-1 is the last), None for all. include_final: the pooled feature as the first
+        group. kv_mode: what is kept per block; "folded" is the normed input, half of "kv", the keys and values; "auto"
+        folds where scores are linear in the tokens. store_dtype: of what is kept, less exact. embed_dropout: on the
+        embedded tokens while training, as the authors' supervised runs had it; features then differ from the plain
+        backbone's. backbone_grad: gradients run into the backbone, for tuners inside of it, and nothing freezes it.
+        exclude_prompts: queries do not see the prompts of `vistok.layers.visual_prompts`.
+        Raises: ValueError for settings out of range; UnsupportedBackboneError for a backbone without such blocks.
+        """
+        super().__init__()
+        self.name = "vqt"
+        self.vit: nn.Module = vit if isinstance(vit, nn.Module) else build_backbone(vit)
+        self._backbone = backbone_of(self.vit)
+        count = len(self._backbone.blocks)
+        self.layers = _chosen(layers, count)
+        _check(num_tokens=num_tokens >= 1, readout=readout in _READOUTS, kv_mode=kv_mode in _MODES)
+        _check(query_dropout=0 <= query_dropout < 1, embed_dropout=0 <= embed_dropout < 1)
+        stored: Any = getattr(torch, store_dtype, None) if isinstance(store_dtype, str) else store_dtype
+        floating = isinstance(stored, torch.dtype) and stored.is_floating_point
+        _check(store_dtype=store_dtype is None or (floating and not backbone_grad))
+        prompts = getattr(self.vit, "visual_prompts", None)
+        _check(exclude_prompts=not exclude_prompts or prompts is not None)
+        self.num_tokens, self.readout, self.kv_mode = num_tokens, readout, kv_mode
+        self.query_dropout, self.embed_dropout = query_dropout, embed_dropout
+        self.normalize, self.include_final = normalize, include_final
+        self.store_dtype, self.backbone_grad, self.exclude_prompts = stored, backbone_grad, exclude_prompts
+        for layer in self.layers:
+            self._block(layer).settle(kv_mode)
+        like = next(self.vit.parameters())
+        width = self._backbone.width
+        self.bound = init_bound(self._backbone.patch, width)
+        self.queries = nn.Parameter(like.new_empty(len(self.layers), num_tokens, width))
+        nn.init.uniform_(self.queries, -self.bound, self.bound)
+        if readout == "wsum":
+            self.wsum = nn.Parameter(like.new_ones(len(self.layers), num_tokens))
+        if not backbone_grad:
+            self.vit.requires_grad_(False)
+        self.vit.eval()
+        self.register_load_state_dict_pre_hook(_fill_backbone)  # type: ignore[no-untyped-call]
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Features per group: the final one if it is included, then each layer."""
+        width = self._backbone.width * (self.num_tokens if self.readout == "concat" else 1)
+        return (self._backbone.pooled_width,) * self.include_final + (width,) * len(self.layers)
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return sum(self.groups)
+
+    def forward(self, images: Tensor, *, skip: Collection[int] = ()) -> ReadoutOutput:
+        """images [B, 3, H, W] as the backbone takes them -> features [B, F], pooled, queries [B, L, T, D], tokens.
+
+        skip: groups that are not worked out; zeros stand for them. Raises: ValueError for a group that is not there.
+        """
+        return self.read(self.capture(images, skip=skip), skip=skip)
+
+    def capture(
+        self,
+        images: Tensor,
+        *,
+        mode: Literal["folded", "kv", "qkv", "masked"] | None = None,
+        skip: Collection[int] = (),
+    ) -> Captured:
+        """One forward of the backbone, without its graph unless `backbone_grad`; the queries play no part in it.
+
+        mode: in place of `kv_mode`. Raises: as forward.
+        """
+        kept: list[Kept | None] = [None] * len(self.layers)
+        with ExitStack() as hooks, torch.set_grad_enabled(self.backbone_grad and torch.is_grad_enabled()):
+            if self.training and self.embed_dropout:
+                hooks.callback(self._backbone.embedded.register_forward_hook(self._drop_embedding).remove)
+            for place in self._active(skip):
+                block = self._block(self.layers[place], mode)
+
+                def keep(found: Kept, place: int = place) -> None:
+                    kept[place] = self._stored(found)
+
+                hooks.callback(block.watch(block.settle(mode or self.kv_mode), keep).remove)
+            features, pooled = self._backbone.run(images)
+        return Captured(pooled, features, tuple(kept))
+
+    def read(self, captured: Captured, *, skip: Collection[int] = ()) -> ReadoutOutput:
+        """What the queries make of one forward of the backbone; the result as of `forward`. Raises: as forward."""
+        active = set(self._active(skip))
+        read = [
+            self._read_layer(place, captured.kept[place]) if place in active else None
+            for place in range(len(self.layers))
+        ]
+        weights = self.wsum if self.readout == "wsum" else None
+        groups = layer_features(read, self.readout, weights)
+        if self.include_final:
+            groups.insert(0, captured.pooled)
+        if all(group is None for group in groups):
+            raise ValueError(f"{self.name}: expected to skip fewer than all {len(groups)} groups")
+        features = join_groups(groups, self.groups, self.normalize)
+        empty = captured.backbone_features.new_zeros(len(features), self.num_tokens, self._backbone.width)
+        queries = torch.stack([empty if part is None else part for part in read], 1)
+        return ReadoutOutput(features, captured.pooled, queries, captured.backbone_features)
+
+    def tokens(self, images: Tensor) -> TokenTensor:
+        """images as of `forward` -> embeds [B, L T, D], layer by layer; coords [B, L T, 2]: block id, number of query.
+
+        As many tokens for images of any size: a connector to a language model.
+        """
+        found = self(images).queries
+        batch, layers, count, width = found.shape
+        ids = torch.tensor(self.layers, device=found.device)
+        cells = torch.stack(torch.meshgrid(ids, torch.arange(count, device=found.device), indexing="ij"), -1)
+        coords = cells.flatten(0, 1).int().expand(batch, -1, -1)
+        spec = TokenSpec(self.name, width, grid=(layers, count), order="1d")
+        return TokenTensor(spec, embeds=found.flatten(1, 2), coords=coords)
+
+    def train(self, mode: bool = True) -> Self:
+        """The backbone stays in evaluation: neither dropout nor dropped paths."""
+        super().train(mode)
+        self.vit.eval()
+        return self
+
+    def state_dict(self, *args: Any, full: bool = False, **kwargs: Any) -> Any:
+        """queries, wsum if there is one, and what takes a gradient in the backbone; `full`: all of the backbone."""
+        found = super().state_dict(*args, **kwargs)
+        if not full:
+            without_frozen(found, f"{kwargs.get('prefix', '')}vit.", self.vit)
+        return found
+
+    def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' names to ours, their head left out; a backbone that lies beside the queries goes into `vit`.
+
+        Raises: ValueError if it does not fit.
+        """
+        if not is_official(tensors):
+            return dict(tensors)
+        official = split_official(tensors)
+        if official.backbone:
+            load_tensors(self.vit, official.backbone, f"the backbone of the checkpoint does not fit {self.name}")
+        return official.readout
+
+    def _block(self, layer: int, mode: str | None = None) -> QueryBlock:
+        block = self._backbone.blocks[layer]
+        return Masked(block) if (mode or self.kv_mode) == "masked" else query_block(block)
+
+    def _active(self, skip: Collection[int]) -> list[int]:
+        """Places in `layers` that are worked out."""
+        first = int(self.include_final)
+        wrong = [group for group in skip if not 0 <= group < first + len(self.layers)]
+        if wrong:
+            raise ValueError(f"{self.name}: expected groups of 0..{first + len(self.layers) - 1} to skip, got {wrong}")
+        return [place for place in range(len(self.layers)) if place + first not in skip]
+
+    def _read_layer(self, place: int, kept: Kept | None) -> Tensor:
+        if kept is None:
+            raise ValueError(
+                f"{self.name}: block {self.layers[place]} was skipped when this was captured; skip it here"
+            )
+        queries = self.queries[place][None]
+        if self.training and self.query_dropout:
+            # Spread over the batch first: each image has a mask of its own.
+            queries = nn.functional.dropout(queries.expand(len(kept.tensors[0]), -1, -1), self.query_dropout)
+        return self._block(self.layers[place], kept.mode).read(queries, kept)
+
+    def _stored(self, kept: Kept) -> Kept:
+        if self.exclude_prompts:
+            prompts: Any = self.vit.visual_prompts
+            axis = -2  # tokens, in all modes
+            kept = kept.map(
+                lambda x: torch.cat(
+                    [x.narrow(axis, 0, prompts.start), x.narrow(axis, prompts.stop, x.shape[axis] - prompts.stop)], axis
+                )
+            )
+        dtype = self.store_dtype
+        return kept if dtype is None else kept.map(lambda x: x.to(dtype))
+
+    def _drop_embedding(self, _module: nn.Module, _args: Any, tokens: Tensor) -> Tensor:
+        return nn.functional.dropout(tokens, self.embed_dropout)
+
+
+def init_bound(patch: tuple[int, int], width: int) -> float:
+    """b = sqrt(6 / (3 patch_height patch_width + D)); queries start uniform in -b..b."""
+    return math.sqrt(6 / (3 * patch[0] * patch[1] + width))
+
+
+def _chosen(layers: Sequence[int] | None, count: int) -> list[int]:
+    if layers is None:
+        return list(range(count))
+    chosen = sorted({layer + count if layer < 0 else layer for layer in layers})
+    if not chosen or len(chosen) != len(layers) or chosen[0] < 0 or chosen[-1] >= count:
+        raise ValueError(f"vqt: expected layers to name different blocks of 0..{count - 1}, got {list(layers)}")
+    return chosen
+
+
+_EXPECTED = {
+    "num_tokens": "at least 1",
+    "readout": f"one of {', '.join(_READOUTS)}",
+    "kv_mode": f"one of {', '.join(_MODES)}",
+    "query_dropout": "0 <= query_dropout < 1",
+    "embed_dropout": "0 <= embed_dropout < 1",
+    "store_dtype": "a floating dtype, and none with backbone_grad, whose graph keeps everything anyway",
+    "exclude_prompts": "a backbone with prompts of vistok.layers.visual_prompts",
+}
+
+
+def _check(**fine: bool) -> None:
+    for name, holds in fine.items():
+        if not holds:
+            raise ValueError(f"vqt: {name}: expected {_EXPECTED[name]}")
+
+
+def _fill_backbone(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    fill_frozen(state_dict, f"{prefix}vit.", module.vit)
