@@ -18,16 +18,20 @@ _LEAST_TEXT = {"context_length": 1, "vocab_size": 2, "width": 2, "heads": 1, "la
 
 
 class Backbone(Protocol):
-    """blocks: in order. width D of tokens, pooled_width of the final feature, patch: pixels per patch (height, width).
+    """width D of tokens, pooled_width of the final feature, patch: pixels per patch (height, width).
 
     embedded: the module whose output is the tokens with their positions, before any block.
     """
 
-    blocks: list[nn.Module]
     width: int
     pooled_width: int
     patch: tuple[int, int]
     embedded: nn.Module
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All blocks in order, as they are now."""
+        ...
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images [B, 3, H, W] -> all tokens [B, N, D] and the pooled feature [B, pooled_width]."""
@@ -76,12 +80,15 @@ def backbone_of(vit: nn.Module) -> Backbone:
 class _TimmVit:
     def __init__(self, vit: Any) -> None:
         self.vit = vit
-        self.blocks = list(vit.blocks)
         self.width: int = vit.embed_dim
         self.pooled_width: int = vit.num_features
         patch = vit.patch_embed.patch_size
         self.patch: tuple[int, int] = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
         self.embedded: nn.Module = vit.pos_drop
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.vit.blocks)
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.vit.forward_features(images)
@@ -93,11 +100,14 @@ class _OpenClipTower:
         if not vit.transformer.batch_first:
             raise UnsupportedBackboneError(f"{type(vit).__name__}: expected a tower with batch_first=True")
         self.vit = vit
-        self.blocks = list(vit.transformer.resblocks)
         self.width: int = vit.conv1.out_channels
         self.pooled_width: int = self.width if vit.proj is None else vit.proj.shape[1]
         self.patch: tuple[int, int] = tuple(vit.patch_size)
         self.embedded: nn.Module = vit.patch_dropout
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.vit.transformer.resblocks)
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []

@@ -59,9 +59,11 @@ class QueryBlock(Protocol):
 def query_block(block: nn.Module) -> QueryBlock:
     """The adapter that fits a block. Raises: UnsupportedBackboneError naming its class if there is none."""
     attn: Any = getattr(block, "attn", None)
-    if type(block) is Block and isinstance(attn, Attention):
+    # A subclass may attend in another way; the mask below is right for it all the same.
+    known = isinstance(attn, Attention) and type(attn).forward is Attention.forward
+    if type(block) is Block and known:
         return _PreNorm(block)
-    if type(block) is ResPostBlock and isinstance(attn, Attention):
+    if type(block) is ResPostBlock and known:
         return _PostNorm(block)
     if type(block) is ResidualAttentionBlock and attn.batch_first and not hasattr(block, "ln_1_kv"):
         return _OpenClip(block)
@@ -165,7 +167,8 @@ class Masked:
         mask = queries.new_zeros(total, total)
         mask[:, :count] = -torch.inf
         both = torch.cat([queries.expand(len(tokens), -1, -1), tokens.to(queries.dtype)], 1)
-        out: Tensor = self.block(both, attn_mask=mask)[:, :count]
+        # Past the hooks of the block, which tuners that change its input have put there: that input is `tokens`.
+        out: Tensor = self.block.forward(both, attn_mask=mask)[:, :count]
         return out
 
 

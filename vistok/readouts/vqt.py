@@ -39,6 +39,11 @@ class Captured(NamedTuple):
     backbone_features: Tensor
     kept: tuple[Kept | None, ...]
 
+    def rows(self, index: Tensor | slice) -> "Captured":
+        """The same of some of the images: index [b] int64, or a slice."""
+        kept = tuple(None if part is None else part.map(lambda x: x[index]) for part in self.kept)
+        return Captured(self.pooled[index], self.backbone_features[index], kept)
+
 
 @register
 class VQT(nn.Module):
