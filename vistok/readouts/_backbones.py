@@ -20,13 +20,16 @@ _LEAST_TEXT = {"context_length": 1, "vocab_size": 2, "width": 2, "heads": 1, "la
 class Backbone(Protocol):
     """width D of tokens, pooled_width of the final feature, patch: pixels per patch (height, width).
 
-    embedded: the module whose output is the tokens with their positions, before any block.
+    embedded: the module whose output is the tokens with their positions, before any block. prefix: class and register
+    tokens, which come first; the very first is the class token where `has_class_token`.
     """
 
     width: int
     pooled_width: int
     patch: tuple[int, int]
     embedded: nn.Module
+    prefix: int
+    has_class_token: bool
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -85,6 +88,8 @@ class _TimmVit:
         patch = vit.patch_embed.patch_size
         self.patch: tuple[int, int] = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
         self.embedded: nn.Module = vit.pos_drop
+        self.prefix = int(vit.num_prefix_tokens)
+        self.has_class_token: bool = getattr(vit, "cls_token", None) is not None
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -104,6 +109,7 @@ class _OpenClipTower:
         self.pooled_width: int = self.width if vit.proj is None else vit.proj.shape[1]
         self.patch: tuple[int, int] = tuple(vit.patch_size)
         self.embedded: nn.Module = vit.patch_dropout
+        self.prefix, self.has_class_token = 1, True
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -1,24 +1,58 @@
-"""State dicts of readouts: what was learned, without the backbone that it sits on.
+"""What all readouts share: a backbone that stays in evaluation, takes no gradient and is left out of state dicts."""
 
-A tensor of the backbone belongs to what was learned if it takes a gradient: LoRA, adapters and prompts in its blocks.
-"""
+from collections.abc import Mapping
+from typing import Any, Self
 
-from typing import Any
+from torch import Tensor, nn
 
-from torch import nn
+from vistok.readouts._backbones import backbone_of, build_backbone
 
 
-def without_frozen(found: dict[str, Any], prefix: str, vit: nn.Module) -> None:
-    """Drop the tensors of `vit`, kept under `prefix`, that take no gradient, from a state dict."""
+class FrozenBackbone(nn.Module):
+    """A module on a backbone `vit`, of which its state dict holds what takes a gradient: LoRA, adapters, prompts."""
+
+    def __init__(self, vit: nn.Module | Mapping[str, Any], *, backbone_grad: bool = False) -> None:
+        """vit: the network, or settings of one. backbone_grad: nothing is frozen, for tuners inside of it.
+
+        Raises: ValueError for settings of nothing; UnsupportedBackboneError for a network that is none.
+        """
+        super().__init__()
+        self.vit: nn.Module = vit if isinstance(vit, nn.Module) else build_backbone(vit)
+        self.backbone = backbone_of(self.vit)
+        self.backbone_grad = backbone_grad
+        if not backbone_grad:
+            self.vit.requires_grad_(False)
+        self.vit.eval()
+        self.register_load_state_dict_pre_hook(_fill_frozen)  # type: ignore[no-untyped-call]
+
+    @property
+    def like(self) -> Tensor:
+        """Some parameter of the backbone, for its dtype and device."""
+        return next(self.vit.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """The backbone stays in evaluation: neither dropout nor dropped paths."""
+        super().train(mode)
+        self.vit.eval()
+        return self
+
+    def state_dict(self, *args: Any, full: bool = False, **kwargs: Any) -> Any:
+        """What was learned, also inside of the backbone; `full`: all of the backbone."""
+        found = super().state_dict(*args, **kwargs)
+        if not full:
+            for name in _frozen_names(self.vit, f"{kwargs.get('prefix', '')}vit."):
+                found.pop(name, None)
+        return found
+
+
+def _frozen_names(vit: nn.Module, prefix: str) -> set[str]:
     learned = {f"{prefix}{name}" for name, value in vit.named_parameters() if value.requires_grad}
-    for name in [name for name in found if name.startswith(prefix) and name not in learned]:
-        del found[name]
+    return vit.state_dict(prefix=prefix).keys() - learned
 
 
-def fill_frozen(given: dict[str, Any], prefix: str, vit: nn.Module) -> None:
-    """Add to a state dict about to be loaded the tensors of `vit` that `without_frozen` had dropped, if all lack."""
-    own = vit.state_dict(prefix=prefix)
-    without_frozen(learned := dict(own), prefix, vit)
-    frozen = own.keys() - learned.keys()
+def _fill_frozen(module: FrozenBackbone, given: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A state dict about to be loaded that has nothing of the frozen backbone means the backbone that is there."""
+    own = module.vit.state_dict(prefix=f"{prefix}vit.")
+    frozen = _frozen_names(module.vit, f"{prefix}vit.")
     if not any(name in given for name in frozen):
         given.update({name: own[name] for name in frozen})

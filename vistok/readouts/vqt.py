@@ -8,19 +8,22 @@ backward but LN1(X_l). B images, L blocks that have queries, T queries, N tokens
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vistok.protocols import ReadoutOutput
-from vistok.readouts._backbones import backbone_of, build_backbone
 from vistok.readouts._blocks import Kept, Masked, QueryBlock, query_block
+from vistok.readouts._captured import Captured
 from vistok.readouts._combine import join_groups, layer_features
+from vistok.readouts._feature_cache import FeatureCache, What, extract
+from vistok.readouts._frozen_backbone import FrozenBackbone
+from vistok.readouts._layers import chosen_blocks
 from vistok.readouts._official_keys import is_official, split_official
-from vistok.readouts._state import fill_frozen, without_frozen
 from vistok.registry import register
 from vistok.tokens import TokenSpec, TokenTensor
 from vistok.weights import load_tensors
@@ -29,24 +32,8 @@ _READOUTS = ("concat", "mean", "wsum")
 _MODES = ("auto", "folded", "kv", "qkv", "masked")
 
 
-class Captured(NamedTuple):
-    """One forward of the backbone: pooled [B, P], backbone_features [B, N, D], and what each chosen block left.
-
-    None stands for a block that was skipped. Queries can read it any number of times.
-    """
-
-    pooled: Tensor
-    backbone_features: Tensor
-    kept: tuple[Kept | None, ...]
-
-    def rows(self, index: Tensor | slice) -> "Captured":
-        """The same of some of the images: index [b] int64, or a slice."""
-        kept = tuple(None if part is None else part.map(lambda x: x[index]) for part in self.kept)
-        return Captured(self.pooled[index], self.backbone_features[index], kept)
-
-
 @register
-class VQT(nn.Module):
+class VQT(FrozenBackbone):
     """Query tokens on a backbone, which is not touched: hooks live for one forward, and state dicts leave it out."""
 
     cannot: frozenset[str] = frozenset({"fullgraph"})
@@ -77,12 +64,9 @@ class VQT(nn.Module):
         exclude_prompts: queries do not see the prompts of `vistok.layers.visual_prompts`.
         Raises: ValueError for settings out of range; UnsupportedBackboneError for a backbone without such blocks.
         """
-        super().__init__()
+        super().__init__(vit, backbone_grad=backbone_grad)
         self.name = "vqt"
-        self.vit: nn.Module = vit if isinstance(vit, nn.Module) else build_backbone(vit)
-        self._backbone = backbone_of(self.vit)
-        count = len(self._backbone.blocks)
-        self.layers = _chosen(layers, count)
+        self.layers = chosen_blocks(self.name, layers, len(self.backbone.blocks))
         _check(num_tokens=num_tokens >= 1, readout=readout in _READOUTS, kv_mode=kv_mode in _MODES)
         _check(query_dropout=0 <= query_dropout < 1, embed_dropout=0 <= embed_dropout < 1)
         stored: Any = getattr(torch, store_dtype, None) if isinstance(store_dtype, str) else store_dtype
@@ -93,26 +77,21 @@ class VQT(nn.Module):
         self.num_tokens, self.readout, self.kv_mode = num_tokens, readout, kv_mode
         self.query_dropout, self.embed_dropout = query_dropout, embed_dropout
         self.normalize, self.include_final = normalize, include_final
-        self.store_dtype, self.backbone_grad, self.exclude_prompts = stored, backbone_grad, exclude_prompts
+        self.store_dtype, self.exclude_prompts = stored, exclude_prompts
         for layer in self.layers:
             self._block(layer).settle(kv_mode)
-        like = next(self.vit.parameters())
-        width = self._backbone.width
-        self.bound = init_bound(self._backbone.patch, width)
-        self.queries = nn.Parameter(like.new_empty(len(self.layers), num_tokens, width))
+        width = self.backbone.width
+        self.bound = init_bound(self.backbone.patch, width)
+        self.queries = nn.Parameter(self.like.new_empty(len(self.layers), num_tokens, width))
         nn.init.uniform_(self.queries, -self.bound, self.bound)
         if readout == "wsum":
-            self.wsum = nn.Parameter(like.new_ones(len(self.layers), num_tokens))
-        if not backbone_grad:
-            self.vit.requires_grad_(False)
-        self.vit.eval()
-        self.register_load_state_dict_pre_hook(_fill_backbone)  # type: ignore[no-untyped-call]
+            self.wsum = nn.Parameter(self.like.new_ones(len(self.layers), num_tokens))
 
     @property
     def groups(self) -> tuple[int, ...]:
         """Features per group: the final one if it is included, then each layer."""
-        width = self._backbone.width * (self.num_tokens if self.readout == "concat" else 1)
-        return (self._backbone.pooled_width,) * self.include_final + (width,) * len(self.layers)
+        width = self.backbone.width * (self.num_tokens if self.readout == "concat" else 1)
+        return (self.backbone.pooled_width,) * self.include_final + (width,) * len(self.layers)
 
     @property
     def num_features(self) -> int:
@@ -140,7 +119,7 @@ class VQT(nn.Module):
         kept: list[Kept | None] = [None] * len(self.layers)
         with ExitStack() as hooks, torch.set_grad_enabled(self.backbone_grad and torch.is_grad_enabled()):
             if self.training and self.embed_dropout:
-                hooks.callback(self._backbone.embedded.register_forward_hook(self._drop_embedding).remove)
+                hooks.callback(self.backbone.embedded.register_forward_hook(self._drop_embedding).remove)
             for place in self._active(skip):
                 block = self._block(self.layers[place], mode)
 
@@ -148,24 +127,23 @@ class VQT(nn.Module):
                     kept[place] = self._stored(found)
 
                 hooks.callback(block.watch(block.settle(mode or self.kv_mode), keep).remove)
-            features, pooled = self._backbone.run(images)
+            features, pooled = self.backbone.run(images)
         return Captured(pooled, features, tuple(kept))
 
     def read(self, captured: Captured, *, skip: Collection[int] = ()) -> ReadoutOutput:
         """What the queries make of one forward of the backbone; the result as of `forward`. Raises: as forward."""
         active = set(self._active(skip))
-        read = [
-            self._read_layer(place, captured.kept[place]) if place in active else None
-            for place in range(len(self.layers))
-        ]
+        read: list[Tensor | None] = []
+        for place, kept in enumerate(captured.kept):
+            read.append(self._read_layer(place, kept, read) if place in active else None)
         weights = self.wsum if self.readout == "wsum" else None
         groups = layer_features(read, self.readout, weights)
         if self.include_final:
-            groups.insert(0, captured.pooled)
+            groups.insert(0, captured.pooled.to(self.queries.dtype))
         if all(group is None for group in groups):
             raise ValueError(f"{self.name}: expected to skip fewer than all {len(groups)} groups")
         features = join_groups(groups, self.groups, self.normalize)
-        empty = captured.backbone_features.new_zeros(len(features), self.num_tokens, self._backbone.width)
+        empty = features.new_zeros(len(features), self.num_tokens, self.backbone.width)
         queries = torch.stack([empty if part is None else part for part in read], 1)
         return ReadoutOutput(features, captured.pooled, queries, captured.backbone_features)
 
@@ -182,18 +160,19 @@ class VQT(nn.Module):
         spec = TokenSpec(self.name, width, grid=(layers, count), order="1d")
         return TokenTensor(spec, embeds=found.flatten(1, 2), coords=coords)
 
-    def train(self, mode: bool = True) -> Self:
-        """The backbone stays in evaluation: neither dropout nor dropped paths."""
-        super().train(mode)
-        self.vit.eval()
-        return self
+    def extract(
+        self,
+        loader: Iterable[Any],
+        out: str | os.PathLike[str],
+        what: What = "features",
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> FeatureCache:
+        """Work out the features of a data set, or the keys and values that queries of any kind read, once for all.
 
-    def state_dict(self, *args: Any, full: bool = False, **kwargs: Any) -> Any:
-        """queries, wsum if there is one, and what takes a gradient in the backbone; `full`: all of the backbone."""
-        found = super().state_dict(*args, **kwargs)
-        if not full:
-            without_frozen(found, f"{kwargs.get('prefix', '')}vit.", self.vit)
-        return found
+        See `vistok.readouts._feature_cache.extract`.
+        """
+        return extract(self, loader, out, what, dtype)
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The authors' names to ours, their head left out; a backbone that lies beside the queries goes into `vit`.
@@ -208,7 +187,7 @@ class VQT(nn.Module):
         return official.readout
 
     def _block(self, layer: int, mode: str | None = None) -> QueryBlock:
-        block = self._backbone.blocks[layer]
+        block = self.backbone.blocks[layer]
         return Masked(block) if (mode or self.kv_mode) == "masked" else query_block(block)
 
     def _active(self, skip: Collection[int]) -> list[int]:
@@ -219,16 +198,20 @@ class VQT(nn.Module):
             raise ValueError(f"{self.name}: expected groups of 0..{first + len(self.layers) - 1} to skip, got {wrong}")
         return [place for place in range(len(self.layers)) if place + first not in skip]
 
-    def _read_layer(self, place: int, kept: Kept | None) -> Tensor:
+    def _read_layer(self, place: int, kept: Kept | None, before: Sequence[Tensor | None]) -> Tensor:
         if kept is None:
             raise ValueError(
                 f"{self.name}: block {self.layers[place]} was skipped when this was captured; skip it here"
             )
-        queries = self.queries[place][None]
+        queries = self._ask(place, before)
         if self.training and self.query_dropout:
             # Spread over the batch first: each image has a mask of its own.
             queries = nn.functional.dropout(queries.expand(len(kept.tensors[0]), -1, -1), self.query_dropout)
         return self._block(self.layers[place], kept.mode).read(queries, kept)
+
+    def _ask(self, place: int, before: Sequence[Tensor | None]) -> Tensor:
+        """Queries [1 or B, T, D] of a layer; before: what those of the layers in front of it read [B, T, D]."""
+        return self.queries[place][None]
 
     def _stored(self, kept: Kept) -> Kept:
         if self.exclude_prompts:
@@ -251,15 +234,6 @@ def init_bound(patch: tuple[int, int], width: int) -> float:
     return math.sqrt(6 / (3 * patch[0] * patch[1] + width))
 
 
-def _chosen(layers: Sequence[int] | None, count: int) -> list[int]:
-    if layers is None:
-        return list(range(count))
-    chosen = sorted({layer + count if layer < 0 else layer for layer in layers})
-    if not chosen or len(chosen) != len(layers) or chosen[0] < 0 or chosen[-1] >= count:
-        raise ValueError(f"vqt: expected layers to name different blocks of 0..{count - 1}, got {list(layers)}")
-    return chosen
-
-
 _EXPECTED = {
     "num_tokens": "at least 1",
     "readout": f"one of {', '.join(_READOUTS)}",
@@ -275,7 +249,3 @@ def _check(**fine: bool) -> None:
     for name, holds in fine.items():
         if not holds:
             raise ValueError(f"vqt: {name}: expected {_EXPECTED[name]}")
-
-
-def _fill_backbone(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    fill_frozen(state_dict, f"{prefix}vit.", module.vit)

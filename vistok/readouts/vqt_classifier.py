@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from vistok.layers.feature_head import FeatureHead
+from vistok.readouts._captured import Captured
 from vistok.readouts._official_keys import is_official, split_official
-from vistok.readouts.vqt import VQT, Captured
+from vistok.readouts.vqt import VQT
 
 
 class VQTClassifier(nn.Module):
