@@ -136,13 +136,7 @@ class VQT(FrozenBackbone):
         read: list[Tensor | None] = []
         for place, kept in enumerate(captured.kept):
             read.append(self._read_layer(place, kept, read) if place in active else None)
-        weights = self.wsum if self.readout == "wsum" else None
-        groups = layer_features(read, self.readout, weights)
-        if self.include_final:
-            groups.insert(0, captured.pooled.to(self.queries.dtype))
-        if all(group is None for group in groups):
-            raise ValueError(f"{self.name}: expected to skip fewer than all {len(groups)} groups")
-        features = join_groups(groups, self.groups, self.normalize)
+        features = self._features(captured.pooled.to(self.queries.dtype), read)
         empty = features.new_zeros(len(features), self.num_tokens, self.backbone.width)
         queries = torch.stack([empty if part is None else part for part in read], 1)
         return ReadoutOutput(features, captured.pooled, queries, captured.backbone_features)
@@ -208,6 +202,15 @@ class VQT(FrozenBackbone):
             # Spread over the batch first: each image has a mask of its own.
             queries = nn.functional.dropout(queries.expand(len(kept.tensors[0]), -1, -1), self.query_dropout)
         return self._block(self.layers[place], kept.mode).read(queries, kept)
+
+    def _features(self, pooled: Tensor, read: Sequence[Tensor | None]) -> Tensor:
+        """The feature vector [B, F] of the final feature [B, P] and what each layer's queries read [B, T, D]."""
+        groups = layer_features(read, self.readout, self.wsum if self.readout == "wsum" else None)
+        if self.include_final:
+            groups.insert(0, pooled)
+        if all(group is None for group in groups):
+            raise ValueError(f"{self.name}: expected to skip fewer than all {len(groups)} groups")
+        return join_groups(groups, self.groups, self.normalize)
 
     def _ask(self, place: int, before: Sequence[Tensor | None]) -> Tensor:
         """Queries [1 or B, T, D] of a layer; before: what those of the layers in front of it read [B, T, D]."""
