@@ -103,6 +103,22 @@ def test_what_was_learned_comes_back_without_the_backbone(readout: Any, name: st
     assert {f"vit.{own}" for own in readout.vit.state_dict()} <= set(readout.state_dict(full=True))
 
 
+def test_what_is_no_batch_of_images_is_refused(readout: Any, images: Tensor) -> None:
+    for wrong in (images[0], images.double(), (255 * images).to(torch.uint8)):
+        with pytest.raises(ValueError, match="expected images .B, 3, H, W. of torch.float32, .* got"):
+            readout(wrong)
+
+
+def test_it_runs_under_autocast(readout: Any, name: str, images: Tensor) -> None:
+    exact = readout(images).features
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = readout(images).features
+    torch.testing.assert_close(features.float(), exact, atol=0.15, rtol=0.05)
+    if "learn" not in readout.cannot:
+        features.float().square().sum().backward()
+        assert all(value.grad is not None and bool(value.grad.isfinite().all()) for value in learned(readout).values())
+
+
 def test_double_precision_stays(readout: Any, images: Tensor) -> None:
     out = readout.double()(images.double())
     assert all(value.dtype == torch.float64 for value in out)

@@ -30,6 +30,15 @@ class FrozenBackbone(nn.Module):
         """Some parameter of the backbone, for its dtype and device."""
         return next(self.vit.parameters())
 
+    def run_backbone(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images [B, 3, H, W] -> all tokens [B, N, D] and the pooled feature [B, P]. Raises: ValueError for others."""
+        if images.ndim != 4 or images.dtype != self.like.dtype:
+            raise ValueError(
+                f"{type(self).__name__}: expected images [B, 3, H, W] of {self.like.dtype}, as its backbone takes, "
+                f"got {list(images.shape)} of {images.dtype}"
+            )
+        return self.backbone.run(images)
+
     def train(self, mode: bool = True) -> Self:
         """The backbone stays in evaluation: neither dropout nor dropped paths."""
         super().train(mode)

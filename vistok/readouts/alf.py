@@ -90,7 +90,7 @@ class Alf(FrozenBackbone):
         with ExitStack() as hooks, torch.no_grad():
             for layer in self.layers:
                 hooks.callback(self.backbone.blocks[layer].register_forward_hook(keep).remove)
-            features, pooled = self.backbone.run(images)
+            features, pooled = self.run_backbone(images)
             heard = nn.functional.layer_norm(torch.stack(summaries, 1), (self.backbone.width,))
         queries = self.queries.expand(len(heard), -1, -1)
         read, weights = self.attention(queries, heard, heard, need_weights=want_weights)

@@ -32,7 +32,7 @@ class Linear(FrozenBackbone):
     def forward(self, images: Tensor) -> ReadoutOutput:
         """images [B, 3, H, W] as the backbone takes them -> features [B, P], queries [B, 0, 0, D]."""
         with torch.no_grad():
-            tokens, pooled = self.backbone.run(images)
+            tokens, pooled = self.run_backbone(images)
         features = nn.functional.normalize(pooled, dim=-1, eps=1e-12) if self.normalize else pooled
         return ReadoutOutput(features, pooled, tokens.new_empty(len(tokens), 0, 0, self.backbone.width), tokens)
 

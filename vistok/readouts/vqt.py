@@ -127,7 +127,7 @@ class VQT(FrozenBackbone):
                     kept[place] = self._stored(found)
 
                 hooks.callback(block.watch(block.settle(mode or self.kv_mode), keep).remove)
-            features, pooled = self.backbone.run(images)
+            features, pooled = self.run_backbone(images)
         return Captured(pooled, features, tuple(kept))
 
     def read(self, captured: Captured, *, skip: Collection[int] = ()) -> ReadoutOutput:
