@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +42,8 @@ def run(
     Time is that of one thread. Weights are random, those that are not trained take no gradient; no optimizer is part of
     a step. model: more for `timm.create_model`. Raises: ModuleNotFoundError naming the extra that LoRA needs.
     """
+    import timm
+
     torch.manual_seed(0)
     vit: Any = timm.create_model(architecture, num_classes=classes, **(model or {}))
     height, width = vit.patch_embed.img_size
