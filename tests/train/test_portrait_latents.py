@@ -12,8 +12,7 @@ from vistok.data.scenes.portraits import portrait
 from vistok.data.scenes.render import background_of, render
 from vistok.data.scenes.splits import seeds_of
 from vistok.tokenizers.mingtok import MingTok
-from vistok.train.portrait_latents import encode_portraits, kept_portraits
-from vistok.train.portrait_reader import READABLE
+from vistok.train.portrait_latents import SHOWN, encode_portraits, kept_portraits
 
 SIDE = 64
 
@@ -41,7 +40,7 @@ def test_latents_semantic_tokens_and_attributes_are_those_of_the_rendered_portra
         torch.testing.assert_close(semantic.embeds, expected[[2, 0]], rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(found.reconstructions(tokenizer, 9), tokenizer.decode(tokens), rtol=0, atol=5e-3)
     for row, layout in enumerate(layouts):
-        shown = {name: READABLE[name][int(values[row])] for name, values in found.attributes.items()}
+        shown = {name: SHOWN[name][int(values[row])] for name, values in found.attributes.items()}
         thing = layout.things[0]
         assert shown == {
             "size": thing.size, "texture": thing.texture, "color": thing.color, "shape": thing.shape,

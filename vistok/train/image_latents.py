@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from vistok.config import check_settings
 from vistok.layers.flow_sampler import Guidance
+from vistok.metrics.linear_probe import linear_probe
 from vistok.registry import create
 from vistok.tokenizers.mingtok import MingTok
 from vistok.train.checkpoint import read_state, write_state
@@ -31,8 +32,8 @@ from vistok.train.metrics_log import append_row
 from vistok.train.moving_average import moving_average
 from vistok.train.naming_and_drawing import picture_sheet
 from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
-from vistok.train.portrait_latents import PortraitLatents, kept_portraits
-from vistok.train.portrait_reader import READABLE, PortraitReader
+from vistok.train.portrait_latents import SHOWN, PortraitLatents, kept_portraits
+from vistok.train.portrait_reader import PortraitReader
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import fingerprint
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from vistok.lvlm.continuous_generation import ContinuousGenerator, Segment
 
 _BEGIN, _IMAGE = "<s>", "<image>"
-WORDS = (_BEGIN, _IMAGE, *(word for values in READABLE.values() for word in values))
+WORDS = (_BEGIN, _IMAGE, *(word for values in SHOWN.values() for word in values))
 _HEAD = "image_head.safetensors"
 
 
@@ -80,7 +81,7 @@ class Training:
     flow_steps: int = 16
     time_shift: float = 1.0
     temperature: float = 1.0
-    reader_steps: int = 500
+    reader_steps: int = 300
     reader_pictures: int = 2000
     seed: int = 0
     threads: int = 0
@@ -184,12 +185,12 @@ class Trainer:
         drawn = {scale: self.draw(asked, scale) for scale in config.guidances}
         picture_sheet(self.out / "drawn.png", real, *drawn.values())
         found: dict[str, float] = {"step": self.step}
-        for name, values in self.reader.accuracy(real, asked).items():
-            found |= {f"read_{name}": values, f"chance_{name}": 1 / len(READABLE[name])}
+        for name, values in self.read(real, asked).items():
+            found |= {f"read_{name}": values, f"chance_{name}": 1 / len(SHOWN[name])}
         for scale, images in drawn.items():
-            read = self.reader.accuracy(images, asked)
+            read = self.read(images, asked)
             found |= {f"draw_{name}_at_{scale:g}": values for name, values in read.items()}
-        first = [found[f"draw_{name}_at_{config.guidances[0]:g}"] for name in READABLE]
+        first = [found[f"draw_{name}_at_{config.guidances[0]:g}"] for name in SHOWN]
         return found | {"accuracy": sum(first) / len(first)}
 
     @torch.no_grad()
@@ -213,6 +214,20 @@ class Trainer:
             generator=draw,
         )
         return self.tokenizer.decode(made.semantic)
+
+    def read(self, images: Tensor, shown: Mapping[str, Tensor]) -> dict[str, float]:
+        """How often pictures [B, 3, side, side] show what they should, each attribute [B] int64.
+
+        The judge looks at the thing. The background is everywhere: it is read by a linear probe off mean and standard
+        deviation of a picture's semantic tokens.
+        """
+        with torch.no_grad():
+            semantic = self.tokenizer.semantic(self.tokenizer.encode(images)).embeds
+        assert semantic is not None
+        known = self.pictures.semantic[: self.config.reader_pictures].float()
+        labels = self.pictures.attributes["background"][: len(known)]
+        probe = linear_probe(_moments(known), labels, _moments(semantic), shown["background"])
+        return {**self.reader.accuracy(images, shown), "background": probe.accuracy}
 
     @cached_property
     def reader(self) -> PortraitReader:
@@ -298,14 +313,18 @@ def load_generator(folder: str | Path, tokenizer: MingTok) -> "ContinuousGenerat
 
 
 def prompt(generator: "ContinuousGenerator", attributes: Mapping[str, Tensor]) -> "list[Segment]":
-    """A turn that asks for pictures: attributes, names in READABLE -> [B] int64, each a word between two marks."""
-    ids = torch.stack([_first_id(name) + attributes[name] for name in READABLE], 1)
+    """A turn that asks for pictures: attributes, names in SHOWN -> [B] int64, each a word between two marks."""
+    ids = torch.stack([_first_id(name) + attributes[name] for name in SHOWN], 1)
     begin, image = (torch.full((len(ids), 1), WORDS.index(mark)) for mark in (_BEGIN, _IMAGE))
     return [generator.frame(begin), generator.text(ids), generator.frame(image)]
 
 
 def _first_id(name: str) -> int:
-    return WORDS.index(READABLE[name][0])
+    return WORDS.index(SHOWN[name][0])
+
+
+def _moments(tokens: Tensor) -> Tensor:
+    return torch.cat([tokens.mean(1), tokens.std(1)], -1)
 
 
 def _trained(generator: Any) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vistok.data.scenes.backgrounds import BACKGROUNDS
 from vistok.data.scenes.layout import Layout
 from vistok.data.scenes.portraits import portrait
 from vistok.data.scenes.render import background_of, render
@@ -21,14 +22,15 @@ from vistok.data.scenes.splits import seeds_of
 from vistok.rows import grid_coords
 from vistok.tokenizers.mingtok import MingTok
 from vistok.tokens import TokenTensor
-from vistok.train.portrait_reader import READABLE
+from vistok.train.portrait_reader import ATTRIBUTES
 
+SHOWN: Mapping[str, tuple[str, ...]] = {**ATTRIBUTES, "background": BACKGROUNDS}
 _BATCH = 50
 
 
 @dataclass(frozen=True)
 class PortraitLatents:
-    """latents [S, N, C] float32, semantic [S, N, W] float16; attributes: names in READABLE -> [S] int64, their place
+    """latents [S, N, C] float32, semantic [S, N, W] float16; attributes: names in SHOWN -> [S] int64, places
     among the values there.
     """
 
@@ -56,9 +58,9 @@ class PortraitLatents:
 
 
 def attributes_of_portraits(layouts: Sequence[Layout]) -> dict[str, Tensor]:
-    """What layouts of `portrait` show: names in READABLE -> [S] int64."""
+    """What layouts of `portrait` show: names in SHOWN -> [S] int64."""
     shown = [{**vars(layout.things[0]), "background": background_of(layout)} for layout in layouts]
-    return {name: torch.tensor([values.index(row[name]) for row in shown]) for name, values in READABLE.items()}
+    return {name: torch.tensor([values.index(row[name]) for row in shown]) for name, values in SHOWN.items()}
 
 
 @torch.no_grad()

@@ -4,16 +4,14 @@ It learns from rendered pictures behind the same tokenizer, never from drawn one
 never saw says how far its verdict can be trusted. B pictures, side a multiple of 16.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from vistok.data.scenes.backgrounds import BACKGROUNDS
 from vistok.data.scenes.layout import COLORS, SHAPES, SIZES, TEXTURES
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {"size": SIZES, "texture": TEXTURES, "color": COLORS, "shape": SHAPES}
-READABLE: Mapping[str, tuple[str, ...]] = {**ATTRIBUTES, "background": BACKGROUNDS}
 
 
 def attributes_of(captions: list[str]) -> dict[str, Tensor]:
@@ -28,8 +26,7 @@ def attributes_of(captions: list[str]) -> dict[str, Tensor]:
 class PortraitReader(nn.Module):
     """Convolutions on patches of 4 x 4 pixels, one head for each attribute."""
 
-    def __init__(self, width: int = 64, attributes: Iterable[str] = ATTRIBUTES) -> None:
-        """attributes: names in READABLE."""
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -44,7 +41,7 @@ class PortraitReader(nn.Module):
             nn.AdaptiveMaxPool2d(2),
             nn.Flatten(),
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(8 * width, len(READABLE[name])) for name in attributes})
+        self.heads = nn.ModuleDict({name: nn.Linear(8 * width, len(values)) for name, values in ATTRIBUTES.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """images [B, 3, side, side] in [0, 1] -> logits [B, values] of each attribute."""
@@ -62,17 +59,17 @@ class PortraitReader(nn.Module):
         rate: float = 2e-3,
         seed: int = 0,
     ) -> "PortraitReader":
-        """From pictures [S, 3, side, side] and what they show, attributes [S] int64; the rate falls to 0."""
+        """From pictures [S, 3, side, side] and what they show, each attribute [S] int64; the rate falls to 0."""
         draw = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            reader = cls(attributes=wanted)
+            reader = cls()
         optimizer = torch.optim.AdamW(reader.parameters(), rate, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
         for _ in range(steps):
             chosen = torch.randint(len(images), (batch,), generator=draw)
             logits = reader(images[chosen])
-            loss = torch.stack([nn.functional.cross_entropy(logits[name], wanted[name][chosen]) for name in wanted])
+            loss = torch.stack([nn.functional.cross_entropy(logits[name], wanted[name][chosen]) for name in ATTRIBUTES])
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
