@@ -129,7 +129,7 @@ def test_in_half_a_minute_it_learns_to_draw_the_colours_it_is_asked_for(training
     large.save_pretrained(tmp_path / "large")
     trainer = Trainer(
         replace(
-            training, checkpoint=str(tmp_path / "large"), pictures=400, held_out=90, steps=400, batch=16,
+            training, checkpoint=str(tmp_path / "large"), pictures=300, held_out=90, steps=250, batch=16,
             model={"width": 64, "layers": 2, "heads": 2}, head={"width": 64, "depth": 2}, hidden=0.15, input_noise=0.0,
             warmup=10, log_every=100, save_every=1000, learning_rate=5e-3, ema=0.98,
         )

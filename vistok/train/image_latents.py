@@ -4,6 +4,20 @@ It reads five words, for example "large striped red star checks", and makes the 
 other: its hidden state conditions a rectified-flow head, the frozen tokenizer's causal decoder makes a semantic token
 of what the head drew, and the model reads that. Some captions are hidden, so that guidance has what it compares with.
 Every draw of a step comes from (seed, step), so a stopped run goes on as if it had not been.
+
+The 1200 steps of `configs/train/image_latents.yaml` (5000 pictures, under ten minutes of one core). What the judge reads
+off drawn pictures after 1000 of them, in %, 48 held-out captions:
+
+    guidance         size  texture  colour  shape
+    none               85       96     100     42
+    2                  94      100     100     46
+    3                  90       96      98     42
+    real pictures      94       98     100     50
+    chance             50       33      17     17
+
+Colours, sizes and textures are drawn as they are asked for. Rings and round things are plain to see, other shapes are
+blots with corners, and the judge itself reads shapes of real pictures only half the time. Backgrounds are busy or calm
+as asked, but stripes and checks hardly join from patch to patch; more guidance makes them coarser.
 """
 
 import json
