@@ -5,8 +5,8 @@ other: its hidden state conditions a rectified-flow head, the frozen tokenizer's
 of what the head drew, and the model reads that. Some captions are hidden, so that guidance has what it compares with.
 Every draw of a step comes from (seed, step), so a stopped run goes on as if it had not been.
 
-The 1200 steps of `configs/train/image_latents.yaml` (5000 pictures, under ten minutes of one core). What the judge reads
-off drawn pictures after 1000 of them, in %, 48 held-out captions:
+The 1200 steps of `configs/train/image_latents.yaml` (5000 pictures, ten minutes of one core). What the judge reads off
+drawn pictures after 1000 of them, in %, 48 held-out captions:
 
     guidance         size  texture  colour  shape
     none               85       96     100     42
