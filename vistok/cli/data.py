@@ -24,6 +24,21 @@ def photos(folder: str, packages: str | None = None) -> None:
     console.print(f"{total} photographs in {folder}, authors and licences in DATA_LICENSES.md")
 
 
+def fashion_mnist(folder: str, packages: str | None = None) -> None:
+    """Fetch Fashion-MNIST, check the sha256 of its four files, and write DATA_LICENSES.md beside them.
+
+    Args:
+        folder: where to write; files that are there already and intact are kept.
+        packages: folder with the Debian package, if apt-get should not fetch it.
+    """
+    from vistok.data.fashion_mnist import fetch_fashion_mnist
+
+    names = list(fetch_fashion_mnist(folder, packages))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"{len(names)} files in {escape(folder)}, author and licence in DATA_LICENSES.md"
+    )
+
+
 def scenes(
     out: str,
     *,
@@ -74,4 +89,4 @@ def scenes(
         write_json(json, {"out": out, **asdict(settings), **asdict(summary)})
 
 
-COMMAND = {"photos": photos, "scenes": scenes}
+COMMAND = {"photos": photos, "fashion_mnist": fashion_mnist, "scenes": scenes}

@@ -191,7 +191,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 class VisibleTokens(nn.Module):
-    """Stands in for timm's `patch_drop`: keeps the prefix and the patches whose numbers are in `kept` [B, K], or all."""
+    """Stands in for timm's `patch_drop`: keeps the prefix and the patches numbered by `kept` [B, K], or all."""
 
     def __init__(self, prefix: int) -> None:
         super().__init__()
