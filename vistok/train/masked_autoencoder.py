@@ -119,7 +119,7 @@ class Trainer:
         """The averaged encoder in eval mode, as timm builds it."""
         average = self.average.module
         assert isinstance(average, MaskedAutoencoder)
-        encoder = make_backbone(self.config)
+        encoder: nn.Module = make_backbone(self.config)
         encoder.load_state_dict(average.encoder.state_dict())
         return encoder.eval()
 

@@ -1,0 +1,36 @@
+"""From a trained VQT to one with a part of its features (arXiv:2212.03220 after Head2Toe, arXiv:2201.03529).
+
+The queries are frozen, so that features may be worked out once. A new head under group lasso says which features count,
+and another one is trained on these alone, both at half the rate. N images, F features, C classes.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from vistok.layers.group_lasso import group_lasso, select_features
+from vistok.readouts.vqt_classifier import VQTClassifier
+from vistok.train.classifier_fit import Recipe, fit
+
+
+def keep_features(
+    model: VQTClassifier, features: Tensor, labels: Tensor, recipe: Recipe, seed: int, *, keep: float, strength: float
+) -> None:
+    """Prune the head of `model` to the share `keep` of its features [N, F] and train it on them; labels [N] int64.
+
+    recipe: the one that the model was trained by. strength: of the group lasso. Raises: ValueError for a share that
+    keeps nothing or more than there is, or a head that is pruned already.
+    """
+    half = replace(recipe, learning_rate=recipe.learning_rate / 2)
+    head = model.head
+    head.reset_parameters()
+    fit(
+        head,
+        lambda rows: head(features[rows]),
+        labels,
+        half,
+        seed,
+        penalty=lambda: strength * group_lasso(head.weight),
+    )
+    head.prune(select_features(head.weight, keep))
+    fit(head, lambda rows: head(features[rows]), labels, half, seed)
