@@ -19,6 +19,7 @@ from vistok.cli._eval_lvlm import lvlm
 from vistok.cli._eval_probe import probe
 from vistok.cli._eval_prune import prune
 from vistok.cli._eval_retrieval import retrieval
+from vistok.cli._eval_vqt import vqt
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import sample_path
 from vistok.layers.preprocess import Preprocess
@@ -182,4 +183,5 @@ COMMAND = {
     "probe": probe,
     "prune": prune,
     "retrieval": retrieval,
+    "vqt": vqt,
 }

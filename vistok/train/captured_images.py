@@ -3,6 +3,8 @@
 N images, B of them in a batch.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,7 @@ class CapturedImages:
         """images [N, 3, H, W] as the backbone takes them. Raises: ValueError without images."""
         if not len(images):
             raise ValueError(f"captured images: expected at least one, got {list(images.shape)}")
-        pieces = [self._part(vqt, part) for part in images.split(batch)]
-        self.all = pieces[0] if len(pieces) == 1 else self._joined(pieces)
+        self.all = _joined([_captured(vqt, part) for part in images.split(batch)])
 
     def __len__(self) -> int:
         return len(self.all.pooled)
@@ -27,18 +28,24 @@ class CapturedImages:
         kept = tuple(None if block is None else block.map(lambda x: x[ids]) for block in self.all.kept)
         return Captured(self.all.pooled[ids], self.all.backbone_features[ids], kept)
 
-    @staticmethod
-    def _part(vqt: VQT, images: Tensor) -> Captured:
-        found = vqt.capture(images)
-        # No readout looks at the tokens behind the last block but for their type and shape: one of them will do.
-        return found._replace(backbone_features=found.backbone_features[:, :1].clone())
+    def without_blocks(self) -> "CapturedImages":
+        """The same for those who only look at the pooled feature."""
+        found = copy.copy(self)
+        found.all = self.all._replace(kept=())
+        return found
 
-    @staticmethod
-    def _joined(pieces: list[Captured]) -> Captured:
-        kept = []
-        for place, block in enumerate(pieces[0].kept):
-            blocks = [piece.kept[place] for piece in pieces]
-            tensors = zip(*(found.tensors for found in blocks if found is not None), strict=True)
-            kept.append(None if block is None else block._replace(tensors=tuple(map(torch.cat, tensors))))
-        pooled, tokens = (torch.cat(list(parts)) for parts in zip(*(piece[:2] for piece in pieces), strict=True))
-        return Captured(pooled, tokens, tuple(kept))
+
+def _captured(vqt: VQT, images: Tensor) -> Captured:
+    found = vqt.capture(images)
+    # No readout looks at the tokens behind the last block but for their type and shape: one of them will do.
+    return found._replace(backbone_features=found.backbone_features[:, :1].clone())
+
+
+def _joined(pieces: list[Captured]) -> Captured:
+    kept = []
+    for place, block in enumerate(pieces[0].kept):
+        blocks = [piece.kept[place] for piece in pieces]
+        tensors = zip(*(found.tensors for found in blocks if found is not None), strict=True)
+        kept.append(None if block is None else block._replace(tensors=tuple(map(torch.cat, tensors))))
+    pooled, tokens = (torch.cat(parts) for parts in zip(*(piece[:2] for piece in pieces), strict=True))
+    return Captured(pooled, tokens, tuple(kept))

@@ -36,8 +36,9 @@ from vistok.train.vqt_results import Facts, Result, result_file, write_result
 class Training:
     """One run. backbone: preset of a timm tokenizer, checkpoint: weights other than its own; tasks: of `TASKS`.
 
-    tokens: numbers of queries per block, each a readout of its own beside the linear probe; vqt: more settings of
-    `VQT`. fashion_mnist: folder with its files. train_images: of each task, of which validation_images choose among
+    tokens: numbers of queries per block, each a readout of its own beside the linear probe; search_tokens: with how
+    many of them the recipe of all of these is searched, None: each with its own; vqt: more settings of `VQT`.
+    fashion_mnist: folder with its files. train_images: of each task, of which validation_images choose among
     learning_rates (for 256 rows a batch) and weight_decays. keep: share of the features after selection by a group
     lasso of strength group_lasso.
     """
@@ -47,6 +48,7 @@ class Training:
     checkpoint: str | None = None
     tasks: list[str] = field(default_factory=lambda: ["color", "shape", "texture", "count", "fashion_mnist"])
     tokens: list[int] = field(default_factory=lambda: [1, 10])
+    search_tokens: int | None = None
     vqt: dict[str, Any] = field(default_factory=dict)
     fashion_mnist: str | None = None
     train_images: int = 1000
@@ -113,11 +115,14 @@ class Comparison:
                 f"vqt: expected tasks, seeds and numbers of queries >= 1, got {config.tasks}, {config.seeds} and "
                 f"{config.tokens}"
             )
+        if config.search_tokens is not None and config.search_tokens < 1:
+            raise ValueError(f"vqt: expected search_tokens >= 1, got {config.search_tokens}")
         if not 0 < config.validation_images < config.train_images:
             raise ValueError(
                 f"vqt: expected validation_images in 1..{config.train_images - 1}, got {config.validation_images}"
             )
         self.config, self.sources = config, sources
+        self.chosen: dict[tuple[str, int], tuple[Recipe, float]] = {}
         self.recipes = [
             Recipe(rate, decay, config.solver, config.batch, config.epochs, config.warm_epochs)
             for rate, decay in product(sorted(config.learning_rates), config.weight_decays)
@@ -177,7 +182,10 @@ class Comparison:
     def _result(self, task: str, tokens: int, images: "_Images", labels: Tensor, test_labels: Tensor) -> Result:
         config, classes = self.config, len(classes_of(task))
         began = time.monotonic()
-        recipe, validation = self.choose(tokens, images.seen, labels, classes)
+        search = (config.search_tokens or tokens) if tokens else 0
+        if (task, search) not in self.chosen:
+            self.chosen[task, search] = self.choose(search, images.seen, labels, classes)
+        recipe, validation = self.chosen[task, search]
         rows = torch.arange(len(test_labels))
         right, kept_right = [], []
         features, kept = self.backbone.net.num_features, None
@@ -247,12 +255,19 @@ def _judged(model: VQTClassifier, features: Tensor) -> Tensor:
 
 
 def _fit(model: Any, images: CapturedImages, labels: Tensor, recipe: Recipe, seed: int) -> float:
+    images = _needed(model, images)
     return fit(model.train(), lambda rows: model.read(images.rows(rows)), labels, recipe, seed)
 
 
 def _predicted(model: Any, images: CapturedImages, rows: Tensor) -> Tensor:
     model.eval()
+    images = _needed(model, images)
     return predicted(lambda ids: model.read(images.rows(ids)), rows)
+
+
+def _needed(model: Any, images: CapturedImages) -> CapturedImages:
+    """The linear probe looks at no block, and copies of all blocks' tokens would be most of its time."""
+    return images.without_blocks() if isinstance(model, LinearProbe) else images
 
 
 @torch.no_grad()
