@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 _AT_ONCE = 100  # draws, for the memory
 
 
