@@ -24,7 +24,7 @@ def test_rates_rise_from_zero_and_fall_on_a_cosine() -> None:
     )
 
 
-@pytest.mark.parametrize(("solver", "rate"), [("adam", 0.2), ("sgd", 5.0)])
+@pytest.mark.parametrize(("solver", "rate"), [("adam", 2.0), ("sgd", 5.0)])
 def test_a_fit_learns_and_the_same_seed_gives_the_same_bits(
     points: tuple[Tensor, Tensor], solver: str, rate: float
 ) -> None:
@@ -63,10 +63,11 @@ def test_the_first_epoch_moves_nothing_and_what_is_frozen_stays(points: tuple[Te
 def test_decay_draws_weights_to_zero_and_leaves_biases(points: tuple[Tensor, Tensor]) -> None:
     rows, labels = points
     layer = nn.Linear(4, 3)
+    nn.init.constant_(layer.weight, 0.5)
     # Nothing but the decay has a gradient.
-    fit(layer, lambda ids: 0 * layer(rows[ids]), labels, Recipe(0.2, 1.0, epochs=30, warm_epochs=1, batch=60), 0)
+    fit(layer, lambda ids: 0 * layer(rows[ids]), labels, Recipe(0.4, 1.0, epochs=30, warm_epochs=1, batch=60), 0)
     bias = layer.bias.detach().clone()
-    assert layer.weight.abs().max() < 0.05
+    assert layer.weight.abs().max() < 0.1
     fit(layer, lambda ids: 0 * layer(rows[ids]), labels, Recipe(0.2, 1.0, epochs=5, warm_epochs=1), 0)
     assert torch.equal(layer.bias, bias)
 

@@ -4,6 +4,8 @@ The queries are frozen, so that features may be worked out once. A new head unde
 and another one is trained on these alone, both at half the rate. N images, F features, C classes.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from torch import Tensor
@@ -14,23 +16,32 @@ from vistok.train.classifier_fit import Recipe, fit
 
 
 def keep_features(
-    model: VQTClassifier, features: Tensor, labels: Tensor, recipe: Recipe, seed: int, *, keep: float, strength: float
+    model: VQTClassifier,
+    features: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    seed: int,
+    *,
+    keep: float,
+    strength: float,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Prune the head of `model` to the share `keep` of its features [N, F] and train it on them; labels [N] int64.
 
-    recipe: the one that the model was trained by. strength: of the group lasso. Raises: ValueError for a share that
-    keeps nothing or more than there is, or a head that is pruned already.
+    recipe: the one that the model was trained by. strength: of the group lasso. around: entered for each of the two
+    fits. Raises: ValueError for a share that keeps nothing or more than there is, or a head that is pruned already.
     """
     half = replace(recipe, learning_rate=recipe.learning_rate / 2)
     head = model.head
+
+    def logits(rows: Tensor) -> Tensor:
+        found: Tensor = head(features[rows])
+        return found
+
     head.reset_parameters()
-    fit(
-        head,
-        lambda rows: head(features[rows]),
-        labels,
-        half,
-        seed,
-        penalty=lambda: strength * group_lasso(head.weight),
-    )
-    head.prune(select_features(head.weight, keep))
-    fit(head, lambda rows: head(features[rows]), labels, half, seed)
+    with around():
+        fit(head, logits, labels, half, seed, penalty=lambda: strength * group_lasso(head.weight))
+        ids = select_features(head.weight, keep)
+    head.prune(ids)
+    with around():
+        fit(head, logits, labels, half, seed)

@@ -21,7 +21,8 @@ def test_labels_say_what_the_layout_of_each_picture_holds(view: str) -> None:
         nearest = layout.things[0]
         if view == "portrait":
             expected = {"color": nearest.color, "shape": nearest.shape}
-            assert said == expected | {"texture": nearest.texture, "size": nearest.size}
+            column = str(1 + sum(nearest.x >= border for border in (0.375, 0.5, 0.625)))
+            assert said == expected | {"texture": nearest.texture, "size": nearest.size, "column": column}
         else:
             expected = {"nearest_color": nearest.color, "nearest_shape": nearest.shape}
             assert said == expected | {"count": str(len(layout.things))}

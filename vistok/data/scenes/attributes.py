@@ -1,6 +1,6 @@
 """Pictures of scenes with one label each: what can be read off a whole picture, for probes of image features.
 
-Of a portrait the attributes of its lone thing, of a whole scene how many things there are and what the nearest is.
+Of a portrait the attributes and the place of its lone thing, of a whole scene the count and what the nearest thing is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from vistok.data.scenes.layout import COLORS, MAX_THINGS, SHAPES, SIZES, TEXTURES, Layout, make_layout
 from vistok.data.scenes.portraits import portrait
 from vistok.data.scenes.render import render
+
+_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,17 @@ def _of_nearest(view: str, name: str, classes: tuple[str, ...]) -> Attribute:
     return Attribute(view, classes, lambda layout: classes.index(getattr(layout.things[0], name)))
 
 
+def _column(layout: Layout) -> int:
+    """Which quarter of the places that a large thing can have its centre at, from the left."""
+    return min(_COLUMNS - 1, max(0, int((layout.things[0].x - 0.25) / 0.5 * _COLUMNS)))
+
+
 ATTRIBUTES: Mapping[str, Attribute] = {
     "color": _of_nearest("portrait", "color", COLORS),
     "shape": _of_nearest("portrait", "shape", SHAPES),
     "texture": _of_nearest("portrait", "texture", TEXTURES),
     "size": _of_nearest("portrait", "size", SIZES),
+    "column": Attribute("portrait", tuple(map(str, range(1, _COLUMNS + 1))), _column),
     "count": Attribute("scene", tuple(map(str, range(1, MAX_THINGS + 1))), lambda layout: len(layout.things) - 1),
     "nearest_color": _of_nearest("scene", "color", COLORS),
     "nearest_shape": _of_nearest("scene", "shape", SHAPES),
