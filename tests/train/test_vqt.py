@@ -32,9 +32,9 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def training(backbone: Path, tmp_path: Path) -> Training:
     return Training(
-        out=str(tmp_path / "run"), checkpoint=str(backbone), tasks=["color", "size", "count"], tokens=[1, 2],
-        train_images=12, validation_images=4, test_images=6, learning_rates=[0.1, 0.02], weight_decays=[0.001],
-        batch=6, epochs=3, warm_epochs=1, seeds=[1, 2], keep=0.5, standardize=True,
+        out=str(tmp_path / "run"), checkpoint=str(backbone), tasks=["color", "size"], tokens=[2],
+        train_images=12, validation_images=4, test_images=6, learning_rates=[0.1], weight_decays=[0.001],
+        batch=6, epochs=2, warm_epochs=1, seeds=[1, 2], keep=0.5, standardize=True,
     )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_every_task_and_readout_has_a_result_and_a_second_run_keeps_them(trainin
     steps: list[int] = []
     last = train(training, lambda step, values: steps.append(step))
     found = {(result.facts.task, result.facts.readout): result for result in read_results(training.out)}
-    assert set(found) == {(task, name) for task in training.tasks for name in ("linear", "vqt_t1", "vqt_t2")}
+    assert set(found) == {(task, name) for task in training.tasks for name in ("linear", "vqt_t2")}
     assert steps == list(range(1, training.steps + 1)) and 0 <= last["accuracy"] <= 1
     probe, vqt = found["color", "linear"], found["color", "vqt_t2"]
     assert probe.right.shape == vqt.right.shape == (2, 6) and probe.right.dtype == torch.bool
@@ -50,11 +50,11 @@ def test_every_task_and_readout_has_a_result_and_a_second_run_keeps_them(trainin
     assert probe.kept_right is None and probe.facts.solved is not None
     assert vqt.kept_right is not None and vqt.facts.solved is None
     assert train(training) == {"step": 0}
-    (Path(training.out) / "results" / "size.vqt_t1.safetensors").unlink()
+    (Path(training.out) / "results" / "size.vqt_t2.safetensors").unlink()
     steps.clear()
     train(training, lambda step, values: steps.append(step))
     again = {(result.facts.task, result.facts.readout): result for result in read_results(training.out)}
-    assert steps == [1] and torch.equal(again["size", "vqt_t1"].right, found["size", "vqt_t1"].right)
+    assert steps == [1] and torch.equal(again["size", "vqt_t2"].right, found["size", "vqt_t2"].right)
 
 
 def test_the_models_on_disk_answer_as_the_results_say(training: Training) -> None:
@@ -104,6 +104,31 @@ def test_the_recipe_is_chosen_by_images_that_no_fit_saw(training: Training, monk
         bad = Comparison(replace(training, learning_rates=[0.02]))
         monkeypatch.setattr(bad, "_fit", fitted)
         bad.choose(1, images.seen, labels, 2)
+
+
+def test_the_probe_may_have_a_search_of_its_own_and_all_queries_that_of_a_few(training: Training) -> None:
+    config = replace(
+        training,
+        tasks=["size"],
+        tokens=[1, 2],
+        probe_learning_rates=[0.3],
+        probe_weight_decays=[0.0],
+        search_tokens=1,
+        seeds=[1],
+    )
+    comparison = Comparison(config)
+    assert [(recipe.learning_rate, recipe.weight_decay) for recipe in comparison.probe_recipes] == [(0.3, 0.0)]
+    searched: list[int] = []
+    choose = comparison.choose
+
+    def counted(tokens: int, *args: Any) -> Any:
+        searched.append(tokens)
+        return choose(tokens, *args)
+
+    comparison.choose = counted  # type: ignore[method-assign]
+    found = {result.facts.readout: result.facts for result in comparison.results()}
+    assert searched == [0, 1] and found["linear"].learning_rate == 0.3
+    assert found["vqt_t1"].learning_rate == found["vqt_t2"].learning_rate != 0.3
 
 
 def test_queries_learn_beside_the_head(training: Training) -> None:

@@ -33,6 +33,8 @@ def keep_features(
     """
     half = replace(recipe, learning_rate=recipe.learning_rate / 2)
     head = model.head
+    if head.select_ids is not None:
+        raise ValueError(f"keep_features: expected a head with all features, got one pruned to {len(head.select_ids)}")
 
     def logits(rows: Tensor) -> Tensor:
         found: Tensor = head(features[rows])

@@ -42,15 +42,16 @@ class Training:
     tokens: numbers of queries per block, each a readout of its own beside the linear probe; search_tokens: with how
     many of them the recipe of all of these is searched, None: each with its own; vqt: more settings of `VQT`.
     fashion_mnist: folder with its files. train_images: of each task, of which validation_images choose among
-    learning_rates (for 256 rows a batch) and weight_decays. standardize: heads are fitted on standardised features, of
-    which untrained queries give mean and deviation; a few epochs do then, where the authors' way needs many.
-    keep: share of the features after selection by a group lasso of strength group_lasso.
+    learning_rates (for 256 rows a batch) and weight_decays; probe_learning_rates, probe_weight_decays: those of the
+    linear probe, whose fits cost next to nothing, None: the same. standardize: heads are fitted on standardised
+    features, of which untrained queries give mean and deviation; a few epochs do then, where the authors' way needs
+    many. keep: share of the features after selection by a group lasso of strength group_lasso.
     """
 
     out: str
     backbone: str = "vit_nano"
     checkpoint: str | None = None
-    tasks: list[str] = field(default_factory=lambda: ["color", "shape", "texture", "count", "fashion_mnist"])
+    tasks: list[str] = field(default_factory=lambda: ["color", "texture", "size", "column", "fashion_mnist"])
     tokens: list[int] = field(default_factory=lambda: [1, 10])
     search_tokens: int | None = None
     vqt: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class Training:
     test_images: int = 2000
     learning_rates: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.25, 0.1, 0.05])
     weight_decays: list[float] = field(default_factory=lambda: [0.01, 0.001, 0.0001, 0.0])
+    probe_learning_rates: list[float] | None = None
+    probe_weight_decays: list[float] | None = None
     solver: str = "adam"
     batch: int = 128
     epochs: int = 100
@@ -132,10 +135,10 @@ class Comparison:
             )
         self.config, self.sources = config, sources
         self.chosen: dict[tuple[str, int], tuple[Recipe, float]] = {}
-        self.recipes = [
-            Recipe(rate, decay, config.solver, config.batch, config.epochs, config.warm_epochs)
-            for rate, decay in product(sorted(config.learning_rates), config.weight_decays)
-        ]
+        self.recipes = self._recipes(config.learning_rates, config.weight_decays)
+        self.probe_recipes = self._recipes(
+            config.probe_learning_rates or config.learning_rates, config.probe_weight_decays or config.weight_decays
+        )
         weights = {"pretrained": True} if config.checkpoint is None else {"checkpoint": config.checkpoint}
         self.backbone: Any = create("tokenizer", config.backbone, **weights)
         side = self.backbone.image_size
@@ -176,8 +179,9 @@ class Comparison:
         config = self.config
         rows = torch.arange(len(labels))
         fitted, held_out = rows[: -config.validation_images], rows[-config.validation_images :]
-        best, best_accuracy = self.recipes[0], -1.0
-        for recipe in self.recipes:
+        recipes = self.recipes if tokens else self.probe_recipes
+        best, best_accuracy = recipes[0], -1.0
+        for recipe in recipes:
             model = self.make(tokens, classes, config.seeds[0])
             if not math.isfinite(self._fit(model, seen, labels[fitted], recipe, config.seeds[0])):
                 continue
@@ -185,8 +189,16 @@ class Comparison:
             if accuracy > best_accuracy:
                 best, best_accuracy = recipe, accuracy
         if best_accuracy < 0:
-            raise ValueError(f"vqt: no learning rate of {config.learning_rates} gave a finite loss; try smaller ones")
+            rates = [recipe.learning_rate for recipe in recipes]
+            raise ValueError(f"vqt: no learning rate of {rates} gave a finite loss; try smaller ones")
         return best, best_accuracy
+
+    def _recipes(self, rates: list[float], decays: list[float]) -> list[Recipe]:
+        config = self.config
+        return [
+            Recipe(rate, decay, config.solver, config.batch, config.epochs, config.warm_epochs)
+            for rate, decay in product(sorted(rates), decays)
+        ]
 
     def _result(self, task: str, tokens: int, images: "_Images", labels: Tensor, test_labels: Tensor) -> Result:
         config, classes = self.config, len(classes_of(task))
