@@ -157,11 +157,24 @@ def test_what_cannot_be_is_refused_by_name(training: Training, changes: dict[str
         Comparison(replace(training, **changes))
 
 
-def test_fashion_mnist_needs_its_folder(training: Training) -> None:
+def test_fashion_mnist_needs_its_folder_before_anything_is_fitted(training: Training) -> None:
     with pytest.raises(ValueError, match="vistok data fashion_mnist DIR"):
-        train(replace(training, tasks=["fashion_mnist"]))
+        Comparison(replace(training, tasks=["color", "fashion_mnist"]))
 
 
 def test_the_recipe_names_settings_that_there_are() -> None:
     settings = {name: value for name, value in read_yaml("train", "vqt").items() if name not in ("summary", "method")}
     assert Training(out="", **settings).backbone == "vit_nano"
+
+
+@pytest.mark.slow
+def test_on_the_shipped_backbone_queries_see_more_than_a_probe_and_a_part_of_the_features_suffices(
+    tmp_path: Path,
+) -> None:
+    recipe = {name: value for name, value in read_yaml("train", "vqt").items() if name not in ("summary", "method")}
+    changes = {"tasks": ["color"], "tokens": [1], "learning_rates": [0.06], "test_images": 1000, "seeds": [42]}
+    train(Training(out=str(tmp_path), **{**recipe, **changes}))
+    probe, vqt = read_results(tmp_path)
+    assert vqt.kept_right is not None and vqt.facts.kept_features == int(0.3 * vqt.facts.features)
+    assert vqt.accuracy > probe.accuracy + 0.02
+    assert float(vqt.kept_right.double().mean()) > vqt.accuracy - 0.01

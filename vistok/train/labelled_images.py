@@ -51,7 +51,10 @@ def labelled_images(source: str, split: str, count: int, side: int, folder: str 
         images = torch.from_numpy(scenes.images).permute(0, 3, 1, 2).float() / 255
         return LabelledImages(images, {name: torch.from_numpy(labels) for name, labels in scenes.labels.items()})
     if folder is None:
-        raise ValueError(f"{FASHION}: expected the folder with its files; `vistok data {FASHION} DIR` fetches them")
+        raise ValueError(
+            f"{FASHION}: expected the folder with its files, as `{FASHION}: DIR` among the settings; "
+            f"`vistok data {FASHION} DIR` fetches them"
+        )
     found = read_fashion_mnist(folder, split)
     if count > len(found.labels):
         raise ValueError(f"{FASHION}: expected at most {len(found.labels)} images of {split!r}, got {count}")

@@ -28,7 +28,7 @@ from vistok.registry import create
 from vistok.train.captured_images import CapturedImages
 from vistok.train.classifier_fit import Recipe, fit, predicted
 from vistok.train.feature_selection import keep_features
-from vistok.train.labelled_images import classes_of, labelled_images, source_of
+from vistok.train.labelled_images import FASHION, classes_of, labelled_images, source_of
 from vistok.train.metrics_log import append_row
 from vistok.train.standardized_head import standardized
 from vistok.train.step_loop import OnStep
@@ -100,7 +100,8 @@ def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]
     """Fit all readouts on all tasks; results lie in `out/results`, the first seed's VQTs in `out/model`.
 
     Results that are there already are kept. Returns the mean accuracy of VQT with most queries, as "accuracy".
-    Raises: ValueError for a task, solver, seeds or numbers of images that there cannot be, and as `VQT`.
+    Raises: ValueError for a task, solver, seeds or numbers of images that there cannot be, and as `VQT` and
+    `labelled_images`.
     """
     comparison = Comparison(training)
     out = Path(training.out)
@@ -133,6 +134,9 @@ class Comparison:
             raise ValueError(
                 f"vqt: expected validation_images in 1..{config.train_images - 1}, got {config.validation_images}"
             )
+        if FASHION in config.tasks:
+            # Now, and not when the tasks before it are done.
+            labelled_images(FASHION, "test", 1, 28, config.fashion_mnist)
         self.config, self.sources = config, sources
         self.chosen: dict[tuple[str, int], tuple[Recipe, float]] = {}
         self.recipes = self._recipes(config.learning_rates, config.weight_decays)
