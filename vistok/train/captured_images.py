@@ -8,7 +8,8 @@ import copy
 import torch
 from torch import Tensor
 
-from vistok.readouts.vqt import VQT, Captured
+from vistok.readouts._captured import Captured
+from vistok.readouts.vqt import VQT
 
 
 class CapturedImages:
@@ -25,8 +26,7 @@ class CapturedImages:
 
     def rows(self, ids: Tensor) -> Captured:
         """The images of ids [B] int64."""
-        kept = tuple(None if block is None else block.map(lambda x: x[ids]) for block in self.all.kept)
-        return Captured(self.all.pooled[ids], self.all.backbone_features[ids], kept)
+        return self.all.rows(ids)
 
     def without_blocks(self) -> "CapturedImages":
         """The same for those who only look at the pooled feature."""

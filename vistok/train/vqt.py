@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from vistok.layers.feature_head import FeatureHead
 from vistok.metrics.linear_probe import linear_probe
-from vistok.readouts.vqt import VQT, Captured
+from vistok.readouts._captured import Captured
+from vistok.readouts.vqt import VQT
 from vistok.readouts.vqt_classifier import VQTClassifier
 from vistok.registry import create
 from vistok.train.captured_images import CapturedImages
