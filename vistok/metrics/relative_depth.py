@@ -1,4 +1,4 @@
-"""Which of some points is nearest, read off a decoded depth map by program: what a model's map is good for by itself."""
+"""Which of some points is nearest, read off a decoded depth map by program: what a model's map alone is good for."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -52,7 +52,7 @@ class CountTemplates:
 
 @dataclass(frozen=True)
 class CountCoT:
-    """Records about the category that a picture shows most of. encode: one box as text; plural: of a category's name."""
+    """Records about the category that a picture shows most of. encode: one box as text; plural: of a name."""
 
     encode: BoxText
     templates: CountTemplates = field(default_factory=CountTemplates)
