@@ -16,6 +16,7 @@ from vistok.cli._eval_adaptive import adaptive
 from vistok.cli._eval_complexity import complexity
 from vistok.cli._eval_depth import depth
 from vistok.cli._eval_lvlm import lvlm
+from vistok.cli._eval_perception import perception
 from vistok.cli._eval_probe import probe
 from vistok.cli._eval_prune import prune
 from vistok.cli._eval_retrieval import retrieval
@@ -180,6 +181,7 @@ COMMAND = {
     "complexity": complexity,
     "depth": depth,
     "lvlm": lvlm,
+    "perception": perception,
     "probe": probe,
     "prune": prune,
     "retrieval": retrieval,

@@ -1,0 +1,135 @@
+"""AURORA on the micro LVLM: resumes to the bit, leaves the base alone, and what it writes answers as it did."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from vistok.cli._eval_perception import perception
+from vistok.lvlm.load import load_lvlm
+from vistok.lvlm.new_rows import matrices
+from vistok.lvlm.perception_model import load_perception
+from vistok.lvlm.point_questions import PointTexts, point_questions
+from vistok.lvlm.replacement_test import OWN, answer_direct, replacement_test
+from vistok.train.aurora import Trainer, Training, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning", "ignore:Model has.*tie")
+
+
+@pytest.fixture
+def training(tmp_path):
+    return Training(
+        out=str(tmp_path / "run"), features=str(tmp_path / "features"), pictures=4, reasoning=1, questions=1, batch=1,
+        steps=4, fractions=(1.0, 0.5), rank=1, warmup=1, test_questions=0, save_every=1, log_every=1,
+    )  # fmt: skip
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.trained.values()])
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(training, tmp_path):
+    whole = Trainer(replace(training, out=str(tmp_path / "whole")))
+    whole.run()
+
+    def interrupt(step, values):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(training).run(interrupt)
+    resumed = Trainer(training)
+    resumed.run()
+    assert torch.equal(weights(whole), weights(resumed))
+    rows = [json.loads(line) for line in Path(training.out, "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert sum(row["reasoning"] for row in rows) == 1, "half of the second epoch of two scenes"
+
+
+def test_what_it_writes_is_small_and_answers_as_the_trained_model(training):
+    train(training)
+    folder = Path(training.out) / "model"
+    with safe_open(folder / "rows.safetensors", "pt") as rows:
+        assert {str(rows.get_tensor(name).dtype) for name in rows.keys()} == {"torch.float16"}  # noqa: SIM118
+    host, (base, _) = load_perception(folder), load_lvlm("micro_lvlm")
+    for name, matrix in matrices(base).items():
+        assert torch.equal(matrices(host.model)[name][: len(matrix)], matrix), "old rows keep their bits"
+    for name, value in base.state_dict().items():
+        if "vision_tower" in name or "projector" in name:
+            assert torch.equal(value, host.model.state_dict()[name])
+    trainer = Trainer(training)
+    trainer.resume()
+    trainer.adapted.merge_and_unload()
+    for name in ("embedding", "head"):
+        now, then = matrices(host.model)[name], matrices(trainer.model)[name]
+        assert torch.allclose(now, then, atol=2e-3)
+    questions = point_questions(PointTexts(host.attachment.families[0]), 4)
+    found = replacement_test(host, questions, ("identity", "oracle", "random"))
+    assert [said.label for said in found["identity"]] == [said.label for said in found[OWN]]
+    for said, question in zip(found[OWN], questions, strict=True):
+        assert 1 <= len(said.codes) <= 4, "the grammar asks for a span before the end"
+        assert question.label in "ACEH"
+    assert len(answer_direct(host, questions)) == 4
+
+
+@pytest.mark.slow
+def test_the_verb_prints_what_is_in_its_file(training, tmp_path, capsys):
+    train(training)
+    model = f"{training.out}/model"
+    perception(model, model, questions=6, json=str(tmp_path / "table.json"))
+    numbers = json.loads((tmp_path / "table.json").read_text())
+    assert list(numbers["rows"]) == ["direct", "chain", "oracle", "random", "first_repeat", "constant"]
+    assert numbers["accuracy"] == numbers["rows"]["chain"]["accuracy"]
+    assert numbers["rows"]["chain"]["against_chain"]["difference"] == 0 and numbers["settings"]["questions"] == 6
+    said = capsys.readouterr().out
+    assert "its own: chain" in said and "first_repeat" in said and "6 questions about test scenes, by guessing" in said
+
+
+def test_mistakes_of_the_verb_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected aurora_micro or a folder with config.json, rows.safetensors"):
+        perception(str(tmp_path))
+    with pytest.raises(ValueError, match="--split: expected validation, test or heldout, got 'train'"):
+        perception(split="train")
+    with pytest.raises(ValueError, match="--questions: expected at least 1, got 0"):
+        perception(questions=0)
+
+
+def test_slots_label_answers_alone_and_mark_conclusions(training):
+    for chain in (True, False):
+        trainer = Trainer(replace(training, chain=chain, questions=2))
+        tokenizer, layout = trainer.processor.tokenizer, trainer.layouts[0]
+        for reasoning in (True, False):
+            packed = trainer.slots.packed([layout], [reasoning])
+            ids, labels = (values.unflatten(1, (2, packed.slot_length))[0, 1] for values in (packed.ids, packed.labels))
+            spoken = tokenizer.decode(labels[labels != -100])
+            asked = trainer.texts.question(layout, 1)
+            expected = trainer.texts.generation(layout, 1)[1]
+            if reasoning:
+                expected = asked.chain if chain else asked.direct
+            assert spoken == f"{expected} </s>"
+            assert torch.equal(ids[1:][labels[:-1] != -100], labels[labels != -100]), "a token is predicted by the last"
+            assert packed.concluding.sum() == 2 * reasoning
+            if reasoning:
+                first = trainer.texts.question(layout, 0)
+                labels = tokenizer.convert_ids_to_tokens(packed.labels[packed.concluding].tolist())
+                assert labels == [first.label, asked.label]
+
+
+def test_epochs_without_room_for_reasoning_are_named(training):
+    with pytest.raises(ValueError, match="epochs of 2 scenes to have room for all 3 scenes of reasoning, got 0 times"):
+        Trainer(replace(training, reasoning=3))
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_the_rows_and_adapter_of_another(training, tmp_path):
+    first = Trainer(replace(training, out=str(tmp_path / "first"), reasoning=0, fractions=(1.0,), steps=2))
+    first.run()
+    second = Trainer(replace(training, begin=str(tmp_path / "first")))
+    assert torch.equal(weights(second), weights(first)) and second.step == 0
+    with pytest.raises(ValueError, match="checkpoint of a run with 16 codes and rank 2, got another"):
+        Trainer(replace(training, rank=2, begin=str(tmp_path / "first")))
+    with pytest.raises(ValueError, match="nowhere: expected the checkpoint .* got none"):
+        Trainer(replace(training, begin=str(tmp_path / "nowhere")))

@@ -1,0 +1,135 @@
+"""Which of some things of a scene is nearest or farthest: asked directly, and with a depth token for each thing first.
+
+Texts are in the words that the micro LVLM knows. A depth span here is START, one code, END, the depth of one thing: a
+map of one place, since a whole one takes a hundred tokens. Reasoning and direct records are those of `DepthCoT`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vistok.data.perception.depth_questions import DepthCoT, DepthPicture, DepthTemplates
+from vistok.data.perception.markers import Marker
+from vistok.data.perception.records import Record
+from vistok.data.perception.scene_points import SCENE_RULES, nearness_code, scene_points
+from vistok.data.scenes.layout import Layout, make_layout
+from vistok.data.scenes.splits import seeds_of
+from vistok.lvlm.vocabulary import TokenFamily
+
+_LEVELS = 8  # of the words with which micro_lvlm says how far a thing is, 1 the nearest
+_KINDS = ("nearest", "farthest")
+
+
+@dataclass(frozen=True)
+class PointQuestion:
+    """One question about the scene of `seed`, the label that answers it, and both ways to say so.
+
+    codes: the true local code of every point in the order of the question; points: how many.
+    """
+
+    seed: int
+    text: str
+    label: str
+    direct: str
+    chain: str
+    codes: tuple[int, ...]
+    kind: str
+
+    @property
+    def points(self) -> int:
+        return len(self.codes)
+
+
+class PointTexts:
+    """Questions in words, with the strings of a depth family. Every draw depends on the scene's seed and a number."""
+
+    def __init__(self, family: TokenFamily) -> None:
+        """Raises: ValueError if the family has not one marker before and one behind its codes."""
+        if len(family.begin) != 1 or len(family.end) != 1:
+            raise ValueError(
+                f"family {family.name!r}: expected one marker before and one behind codes, got {list(family.begin)} "
+                f"and {list(family.end)}"
+            )
+        self.family = family
+        self._records = {kind: self._texts(f"what is {kind} ?", " then {label}", kind) for kind in _KINDS}
+        self._generation = self._texts("how far ?", "")
+
+    def span(self, nearness_value: float) -> str:
+        """START, the code of a nearness in 0..1, END."""
+        code = nearness_code(nearness_value, len(self.family.codes))
+        return f"{self.family.begin[0]} {self.family.codes[code]} {self.family.end[0]}"
+
+    def generation(self, layout: Layout, number: int) -> tuple[str, str] | None:
+        """How far some points are, and their spans. None if the scene has no fitting points."""
+        markers = scene_points(layout, np.random.default_rng((layout.seed, 5, number)))
+        if markers is None:
+            return None
+        made = self._generation.reasoning(_picture(layout), markers)
+        assert made is not None
+        return _asked(made), _said(made)
+
+    def question(self, layout: Layout, number: int) -> PointQuestion | None:
+        """Which point is nearest (even numbers) or farthest (odd ones). None if the scene has no fitting points."""
+        markers = scene_points(layout, np.random.default_rng((layout.seed, 6, number)))
+        if markers is None:
+            return None
+        kind = _KINDS[number % 2]
+        records, picture = self._records[kind], _picture(layout)
+        direct, chain = records.direct(picture, markers), records.reasoning(picture, markers)
+        assert direct is not None and chain is not None
+        codes = tuple(nearness_code(marker.depth, len(self.family.codes)) for marker in markers)
+        return PointQuestion(layout.seed, _asked(direct), direct["label"], _said(direct), _said(chain), codes, kind)
+
+    def _texts(self, question: str, conclusion: str, kind: str = "nearest") -> DepthCoT:
+        def span(marker: Marker) -> str:
+            return self.span(marker.depth)
+
+        texts = DepthTemplates(
+            direct=f"{question} {{points}}",
+            direct_answer="{label}",
+            reasoning=f"{question} {{points}}",
+            reasoning_answer=f"{{readings}}{conclusion}",
+            point="{label} {name}",
+            # "far" goes first: a causal model must know what to fetch before it reads of which thing.
+            reading="{label} far {name} {code}",
+            between=" ",
+        )
+        return DepthCoT(lambda depth: "", texts, SCENE_RULES, farthest=kind == "farthest", reading=span)
+
+
+def point_questions(texts: PointTexts, count: int, *, split: str = "test", each: int = 3) -> list[PointQuestion]:
+    """`count` questions, at most `each` about a scene; the same for the same arguments."""
+    found: list[PointQuestion] = []
+    for seed in seeds_of(split):
+        layout = make_layout(seed)
+        drawn = [texts.question(layout, number + seed) for number in range(each)]
+        found += [question for question in drawn if question is not None]
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def level_weights(codes: int, words: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+    """Start of code rows from the words of levels, 1 the nearest: weights [codes, 8] and ids [8] for `anchored`.
+
+    words: a tokenizer's `get_vocab()`. The first code is the farthest, so it starts as the highest level.
+    """
+    places = (torch.arange(codes - 1, -1, -1) + 0.5) / codes * _LEVELS - 0.5
+    weights = (1 - (places[:, None] - torch.arange(_LEVELS)).abs()).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True), torch.tensor([words[str(level)] for level in range(1, _LEVELS + 1)])
+
+
+def _picture(layout: Layout) -> DepthPicture:
+    return DepthPicture(f"scene_{layout.seed}", np.empty((0, 0)))  # its map is not asked for
+
+
+def _asked(record: Record) -> str:
+    text: str = record["conversations"][0]["value"]
+    return text.removeprefix("<image>\n")
+
+
+def _said(record: Record) -> str:
+    return str(record["conversations"][1]["value"])

@@ -1,0 +1,279 @@
+"""A small vision-language model learns to write depth tokens before it answers (AURORA, arXiv:2412.03548).
+
+New rows for the depth family and LoRA on the language model of `micro_lvlm`; tower, projector and old rows are frozen.
+Generation samples say how far lettered things of a scene are, each as START, one code, END; reasoning samples ask
+which of them is nearest or farthest. With `chain` the answer says the span of every thing first, without it the
+label alone; all else is equal: scenes, questions, order, steps. Few scenes reason and many generate, in the order of
+`CurriculumSampler`. A step follows from its number, so a stopped run goes on as if it had not been.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vistok.metrics.accuracy import accuracy
+from vistok.train.aurora_samples import Packed, Slots, usable_scenes, visual_tokens
+from vistok.train.checkpoint import read_state, write_state
+from vistok.train.curriculum import CurriculumSampler
+from vistok.train.metrics_log import append_row, last_row
+from vistok.train.step_loop import OnStep, run_steps
+
+_BASE = "micro_lvlm"
+_PROJECTIONS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run. chain: depth spans before the answer, or the answer alone.
+
+    codes: of the depth family. pictures: scenes of generation; reasoning: scenes of reasoning; both from another
+    stretch of seeds for every `seed`; questions: of each, in one sequence. fractions: generation's share of each epoch
+    of steps * batch / len(fractions) scenes. begin: a run with as many codes and the same rank whose rows and adapter
+    are the start, such as one of generation alone, which all that follow can share. start: of code rows, "words"
+    between the words of distances, "codebook" along one line. rank: of LoRA. rate: of LoRA, row_rate: of new rows,
+    which start far from where they end; both fall to 0 over the last third. conclusion: weight of
+    the loss on the label alone, which in a chain is one token of thirty. features: folder in which visual tokens
+    are kept for other runs, that of the run if not given. test_questions: asked at the end.
+    """
+
+    out: str
+    chain: bool = True
+    codes: int = 16
+    pictures: int = 400
+    reasoning: int = 60
+    questions: int = 8
+    batch: int = 4
+    steps: int = 150
+    fractions: tuple[float, ...] = (1.0, 0.4, 0.1)
+    order: Literal["blocks", "shuffled_epoch"] = "blocks"
+    begin: str | None = None
+    start: Literal["words", "codebook"] = "words"
+    rank: int = 12
+    rate: float = 2e-3
+    row_rate: float = 2e-2
+    conclusion: float = 1.0
+    warmup: int = 20
+    clip: float = 1.0
+    features: str | None = None
+    test_questions: int = 240
+    seed: int = 0
+    threads: int = 0
+    save_every: int = 50
+    log_every: int = 10
+
+
+def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]:
+    """Run a recipe; writes to `out/model` what `load_perception` takes. Returns the last metrics with test accuracy."""
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    trainer = Trainer(training)
+    row = trainer.run(on_step)
+    trainer.export()
+    if "accuracy" not in row and training.test_questions:
+        row = row | tested(trainer.out / "model", training.test_questions)
+        append_row(trainer.out / "metrics.jsonl", row)
+    return last_row(trainer.out / "metrics.jsonl")
+
+
+class Trainer:
+    """Model, adapter, optimizer and step of one run; `run()` goes on from the last checkpoint in `out`."""
+
+    def __init__(self, config: Training) -> None:
+        """Raises: ValueError if steps and batch leave no epoch, or the sampler refuses the sets."""
+        from peft import LoraConfig, get_peft_model
+
+        from vistok.lvlm.load import load_lvlm
+        from vistok.lvlm.new_rows import attach
+        from vistok.lvlm.packed_questions import NAME
+        from vistok.lvlm.point_questions import PointTexts
+        from vistok.lvlm.row_training import trainable_token_settings
+        from vistok.lvlm.token_families import depth
+
+        self.config, self.out = config, Path(config.out)
+        total = config.steps * config.batch // len(config.fractions)
+        sets = (config.pictures, max(1, config.reasoning))
+        self.sampler = CurriculumSampler(sets, total, config.fractions, config.order, config.seed)
+        if bool(sum(self.sampler.reasoning)) != bool(config.reasoning):
+            raise ValueError(
+                f"train: expected epochs of {total} scenes to have room for all {config.reasoning} scenes of "
+                f"reasoning, got {sum(self.sampler.reasoning)} times one; more steps, a larger batch or fewer scenes "
+                "help, and without reasoning every fraction is 1"
+            )
+        self.indices = list(self.sampler)
+        self.family = depth(config.codes)
+        self.texts = PointTexts(self.family)
+        first = config.seed * 10 * (config.pictures + config.reasoning)
+        self.layouts = usable_scenes(self.texts, first, config.pictures + config.reasoning, config.questions)
+        self.model, self.processor = load_lvlm(_BASE)
+        self.visual = self._visual()
+        tokenizer = self.processor.tokenizer
+        draw = torch.Generator().manual_seed(config.seed)
+        self.attachment = attach(tokenizer, self.model, [self.family], start=self._start(), generator=draw)
+        self._start_markers()
+        self.slots = Slots(tokenizer, self.texts, config.questions, chain=config.chain)
+        self.model.requires_grad_(False)
+        self.model.model.language_model.config._attn_implementation = NAME
+        torch.manual_seed(config.seed)
+        settings = trainable_token_settings(self.model, self.attachment)
+        lora = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=_PROJECTIONS, **settings)
+        self.adapted: Any = get_peft_model(self.model, lora)
+        self.trained = {name: p for name, p in self.adapted.named_parameters() if p.requires_grad}
+        rows = [p for name, p in self.trained.items() if "trainable_tokens" in name]
+        others = [p for name, p in self.trained.items() if "trainable_tokens" not in name]
+        self.optimizers = [
+            torch.optim.AdamW(part, rate, (0.9, 0.95), weight_decay=0.0, fused=True)
+            for part, rate in ((others, config.rate), (rows, config.row_rate))
+        ]
+        if config.begin is not None:
+            self._take(read_state(Path(config.begin)))
+        self._lead = torch.tensor(tokenizer("user :").input_ids)
+        self.step, self.seconds = 0, 0.0
+
+    def run(self, on_step: OnStep | None = None) -> dict[str, float]:
+        """Go on from the last checkpoint to the last step, saving on the way; returns the last logged metrics."""
+        return run_steps(self, on_step)
+
+    def train_step(self) -> dict[str, float]:
+        """One update; returns the loss and which share of its scenes reasoned."""
+        config = self.config
+        places = [(self.step * config.batch + place) % len(self.indices) for place in range(config.batch)]
+        chosen = [self.indices[place] for place in places]
+        reasoning = [index >= config.pictures for index in chosen]
+        packed = self.slots.packed([self.layouts[index] for index in chosen], reasoning)
+        loss = self.loss(self.visual[chosen].float(), packed)
+        factor = min(1.0, (self.step + 1) / config.warmup, 3 * (config.steps - self.step) / config.steps)
+        for optimizer, rate in zip(self.optimizers, (config.rate, config.row_rate), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), config.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        return {"loss": float(loss.detach()), "reasoning": sum(reasoning) / len(reasoning)}
+
+    def loss(self, visual: Tensor, packed: Packed) -> Tensor:
+        """Cross-entropy [] of answers, depth tokens as any word, plus that of conclusions; visual [B, N, D]."""
+        from vistok.lvlm.packed_questions import packed_positions
+        from vistok.lvlm.relevance import IGNORED
+
+        embed, items = self.model.get_input_embeddings(), len(visual)
+        sequence = torch.cat((embed(self._lead).expand(items, -1, -1), visual, embed(packed.ids)), 1)
+        prefix, length = len(self._lead) + visual.shape[1], packed.slot_length
+        hidden = self.model.model.language_model(
+            inputs_embeds=sequence,
+            position_ids=packed_positions(items, prefix, packed.ids.shape[1] // length, length),
+            packing=(prefix, length),
+            use_cache=False,
+        ).last_hidden_state[:, prefix:]
+        asked = packed.labels != IGNORED
+        each = F.cross_entropy(self.model.lm_head(hidden[asked]), packed.labels[asked], reduction="none")
+        concluding = packed.concluding[asked]
+        return each.mean() + self.config.conclusion * each[concluding].sum() / concluding.sum().clamp(min=1)
+
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "trained": {name: value.detach() for name, value in self.trained.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        write_state(self.out, state)
+
+    def resume(self) -> None:
+        """Go on from `out/last.pt` if there is one."""
+        state = read_state(self.out)
+        if state is None:
+            return
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._take(state)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def _take(self, state: dict[str, Any] | None) -> None:
+        held = {} if state is None else state["trained"]
+        if {name: value.shape for name, value in held.items()} != {n: p.shape for n, p in self.trained.items()}:
+            raise ValueError(
+                f"{self.config.begin or self.out}: expected the checkpoint of a run with {self.config.codes} codes and "
+                f"rank {self.config.rank}, got {'none' if state is None else 'another'}"
+            )
+        with torch.no_grad():
+            for name, value in held.items():
+                self.trained[name].copy_(value)
+
+    def export(self) -> None:
+        """Write rows and low-rank matrices to `out/model`, whole or not at all; this ends the training of the object.
+
+        Rows are kept in float16, since they are read off the merged model in half precision.
+        """
+        from vistok.lvlm.low_rank_files import export_low_rank
+        from vistok.lvlm.perception_model import ADAPTER, ROWS, SETTINGS
+        from vistok.lvlm.row_files import export_rows
+
+        folder = self.out / "model"
+        partial = folder.with_name(f"model.tmp.{os.getpid()}")
+        partial.mkdir(parents=True, exist_ok=True)
+        export_low_rank(partial / ADAPTER, self.adapted)
+        self.adapted.merge_and_unload()
+        export_rows(partial / ROWS, self.model.half(), self.attachment)
+        settings = {"base": _BASE, "family": self.family.name, "chain": self.config.chain}
+        (partial / SETTINGS).write_text(json.dumps(settings | {"recipe": _recipe(self.config)}, indent=2))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+
+    def _start(self) -> Any:
+        from vistok.lvlm import row_starts
+        from vistok.lvlm.point_questions import level_weights
+
+        if self.config.start == "codebook":
+            return row_starts.codebook(torch.linspace(-1, 1, self.config.codes)[:, None])
+        return row_starts.anchored(*level_weights(self.config.codes, self.processor.tokenizer.get_vocab()))
+
+    @torch.no_grad()
+    def _start_markers(self) -> None:
+        """START begins as the colon in front of every answer, END as the end of one: where codes stand, words did."""
+        from vistok.lvlm.new_rows import matrices
+
+        words, codes = self.processor.tokenizer.get_vocab(), self.attachment.maps[self.family.name]
+        for matrix in matrices(self.model).values():
+            matrix[codes.begin[0]], matrix[codes.end[0]] = matrix[words[":"]], matrix[words["</s>"]]
+
+    def _visual(self) -> Tensor:
+        """Visual tokens of all scenes of the run, kept beside it or where `features` says."""
+        config = self.config
+        folder = self.out if config.features is None else Path(config.features)
+        seeds = [layout.seed for layout in self.layouts]
+        file = folder / f"visual_{seeds[0]}_{seeds[-1]}_{len(seeds)}.safetensors"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(f".tmp.{os.getpid()}")
+            save_file({"visual": visual_tokens(self.model, self.processor, self.layouts)}, partial)
+            os.replace(partial, file)
+        return load_file(file)["visual"]
+
+
+def tested(model: Path, questions: int) -> dict[str, float]:
+    """Accuracy of a trained model on test scenes, by its own answers."""
+    from vistok.lvlm.perception_model import load_perception
+    from vistok.lvlm.point_questions import PointTexts, point_questions
+    from vistok.lvlm.replacement_test import OWN, answer_direct, replacement_test
+
+    host = load_perception(model)
+    asked = point_questions(PointTexts(host.attachment.families[0]), questions)
+    said = replacement_test(host, asked, ())[OWN] if host.settings["chain"] else answer_direct(host, asked)
+    right = accuracy([one.label == question.label for one, question in zip(said, asked, strict=True)])
+    return {"accuracy": right.accuracy}
+
+
+def _recipe(config: Training) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name not in ("out", "features", "threads")}
