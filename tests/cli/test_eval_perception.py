@@ -21,7 +21,7 @@ def test_the_table_is_in_the_file(tmp_path, capsys):
     model = str(save_untrained(tmp_path / "model"))
     perception(model, model, questions=6, json=str(tmp_path / "table.json"))
     numbers = json.loads((tmp_path / "table.json").read_text())
-    assert list(numbers["rows"]) == ["direct", "chain", "oracle", "random", "first_repeat", "constant"]
+    assert list(numbers["rows"]) == ["direct", "chain", "oracle", "random", "first_repeat", "constant", "program"]
     assert numbers["accuracy"] == numbers["rows"]["chain"]["accuracy"]
     assert numbers["rows"]["chain"]["against_chain"]["difference"] == 0 and numbers["settings"]["questions"] == 6
     assert 0.25 <= numbers["blind"] <= 0.5 and 0 <= numbers["codes"]["exact"] <= numbers["codes"]["within_one"] <= 1

@@ -22,6 +22,8 @@ def test_label_and_chain_follow_from_the_depths():
         labels = words[4::3]
         best = max(question.codes) if question.kind == "nearest" else min(question.codes)
         assert question.codes[labels.index(question.label)] == best and question.direct == question.label
+        assert list(question.labels) == labels and question.read(question.codes[:-1]) is None
+        assert question.read(question.codes) == labels[question.codes.index(best)]
         spans = [
             f"{label} far {color} {shape} <DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
             for label, color, shape, code in zip(labels, words[5::3], words[6::3], question.codes, strict=True)

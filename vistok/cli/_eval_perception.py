@@ -51,14 +51,16 @@ def perception(
         found["direct"] = answer_direct(load_perception(direct), asked)
     found |= replacement_test(host, asked, seed=seed)
     right = {name: [s.label == q.label for s, q in zip(said, asked, strict=True)] for name, said in found.items()}
+    right["program"] = [q.read(s.codes) == q.label for s, q in zip(found[OWN], asked, strict=True)]
     rows = {name: _Row(name, hits, right[OWN], asked) for name, hits in right.items()}
     blind = sum(1 / question.points for question in asked) / len(asked)
     console = Console(width=max(Console().width, 110))
     console.print(_table(rows.values()))
-    codes = _codes(found[OWN], asked)
+    codes = _codes(found[OWN], asked) | {"true_by_program": sum(q.read(q.codes) == q.label for q in asked) / len(asked)}
     console.print(
         f"{len(asked)} questions about {split} scenes, by guessing {100 * blind:.1f} %; of the model's own depth codes "
-        f"{100 * codes['exact']:.1f} % are the true ones, {100 * codes['within_one']:.1f} % at most one step off",
+        f"{100 * codes['exact']:.1f} % are the true ones, {100 * codes['within_one']:.1f} % at most one step off. "
+        f"program: the model's own codes compared by program; true codes give {100 * codes['true_by_program']:.1f} %",
         highlight=False,
         soft_wrap=True,
     )

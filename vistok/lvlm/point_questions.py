@@ -4,7 +4,7 @@ Texts are in the words that the micro LVLM knows. A depth span here is START, on
 map of one place, since a whole one takes a hundred tokens. Reasoning and direct records are those of `DepthCoT`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ _KINDS = ("nearest", "farthest")
 class PointQuestion:
     """One question about the scene of `seed`, the label that answers it, and both ways to say so.
 
-    codes: the true local code of every point in the order of the question; points: how many.
+    labels, codes: of every point in the order of the question, codes the true local ones; points: how many.
     """
 
     seed: int
@@ -35,12 +35,20 @@ class PointQuestion:
     label: str
     direct: str
     chain: str
+    labels: tuple[str, ...]
     codes: tuple[int, ...]
     kind: str
 
     @property
     def points(self) -> int:
         return len(self.codes)
+
+    def read(self, codes: Sequence[int]) -> str | None:
+        """The label that codes give when compared, of equal ones the first; None if there are not as many."""
+        if len(codes) != self.points:
+            return None
+        chosen = max(codes) if self.kind == "nearest" else min(codes)
+        return self.labels[list(codes).index(chosen)]
 
 
 class PointTexts:
@@ -81,7 +89,9 @@ class PointTexts:
         direct, chain = records.direct(picture, markers), records.reasoning(picture, markers)
         assert direct is not None and chain is not None
         codes = tuple(nearness_code(marker.depth, len(self.family.codes)) for marker in markers)
-        return PointQuestion(layout.seed, _asked(direct), direct["label"], _said(direct), _said(chain), codes, kind)
+        labels = tuple(marker.label for marker in markers)
+        asked, label = _asked(direct), direct["label"]
+        return PointQuestion(layout.seed, asked, label, _said(direct), _said(chain), labels, codes, kind)
 
     def _texts(self, question: str, conclusion: str, kind: str = "nearest") -> DepthCoT:
         def span(marker: Marker) -> str:
