@@ -1,11 +1,11 @@
 """Does a model answer from the depth tokens that it writes? Its own ones, and others in their place.
 
-The answer is written up to its last span, the spans' codes are replaced (`replace_span`), and the model goes on from
-there. "Ablate-to-Validate" (Zhang, Bigverdi, Krishna); grammar as in AURORA (arXiv:2412.03548). N visual tokens, D.
+The answer is written anew with replaced codes (`replace_span`) in its spans; all words between them are the model's
+own. "Ablate-to-Validate" (Zhang, Bigverdi, Krishna); grammar as in AURORA (arXiv:2412.03548). N visual tokens, D.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -13,24 +13,22 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vistok.data.scenes.render import render
-from vistok.lvlm.family import family_of
+from vistok.lvlm.forced_codes import ForcedCodes
 from vistok.lvlm.grammar import PerceptionGrammar
-from vistok.lvlm.inputs import with_features
 from vistok.lvlm.perception_model import PerceptionModel
 from vistok.lvlm.point_questions import PointQuestion
-from vistok.lvlm.prompting import chat_prompt, encode_pictures
+from vistok.lvlm.prompting import chat_prompt, encode_pictures, feature_inputs
 from vistok.lvlm.scene_questions import scene_side
 from vistok.lvlm.span_replacement import replace_span
-from vistok.lvlm.span_rules import depth_rule
-from vistok.lvlm.vocabulary import VocabMap
+from vistok.lvlm.span_rules import SpanRule, depth_rule
 
 OWN = "chain"
 REPLACED = ("oracle", "random", "first_repeat", "constant")
-_PER_POINT, _CONCLUSION = 7, 4  # tokens of a point with its span, of what follows the last span
+_PER_POINT, _LABEL = 8, 4  # new tokens that a point with its span may take, and an answer at once
 
 
 class Said(NamedTuple):
-    """What the model says to one question. codes: local codes of its spans; label: the last behind the last span."""
+    """What the model says to one question. codes: local codes of its spans; label: the first behind the last span."""
 
     text: str
     label: str | None
@@ -39,8 +37,7 @@ class Said(NamedTuple):
 
 def answer_direct(host: PerceptionModel, questions: Sequence[PointQuestion], *, batch: int = 48) -> list[Said]:
     """Answers of a model that was trained to say the label at once."""
-    answers = _Answers(host, questions, batch)
-    return [answers.said(ids) for ids in answers.go_on([[]] * len(questions), _CONCLUSION)]
+    return _Answers(host, questions, batch).written(_LABEL)
 
 
 def replacement_test(
@@ -51,30 +48,26 @@ def replacement_test(
     batch: int = 48,
     seed: int = 0,
 ) -> dict[str, list[Said]]:
-    """Answers by mode, that of the model's own spans (`OWN`) first; all start from the same written spans.
+    """Answers by mode, that of the model's own spans (`OWN`) first.
 
-    Under the grammar a span is START, one code, END, one for each point at most, at least one before the end. Where the
-    model wrote not as many spans as there are points, "oracle" leaves them as they are.
+    Under the grammar a span is START, one code, END, at most as many as the longest question has points, at least one
+    before the end. For `replace_span` the codes of an answer are one span; "oracle" gives those of the question.
     Raises: ValueError for an unknown mode.
     """
     answers = _Answers(host, questions, batch)
     vocabulary = answers.vocabulary
     longest = max(question.points for question in questions)
-    grammar = {"codes": vocabulary, "count": 1, "max_spans": longest}
-    own = answers.go_on([[]] * len(questions), _PER_POINT * longest + _CONCLUSION, grammar)
-    found = {OWN: [answers.said(ids) for ids in own]}
+    rule = depth_rule(vocabulary, 1, max_spans=longest)
+    found = {OWN: answers.written(_PER_POINT * longest, rule)}
     generator = torch.Generator().manual_seed(seed)
     for mode in modes:
-        prefixes = []
-        for question, ids in zip(questions, own, strict=True):
-            written = torch.tensor(_without_a_cut_span(ids, vocabulary), dtype=torch.int64)
-            spans = vocabulary.find_spans(written)
-            begun = written[: spans[-1].stop if spans else 0]
-            oracle = torch.tensor(question.codes)
-            kept = mode == "oracle" and int(vocabulary.is_code(begun).sum()) != len(oracle)
-            prefixes.append(replace_span(begun, vocabulary, "identity" if kept else mode, generator, oracle).tolist())
-        ends = answers.go_on(prefixes, _CONCLUSION)
-        found[mode] = [answers.said([*begun, *end]) for begun, end in zip(prefixes, ends, strict=True)]
+        forced: list[list[int]] = []
+        for question, own in zip(questions, found[OWN], strict=True):
+            written = question.codes if mode == "oracle" else own.codes
+            span = vocabulary.span(torch.tensor(written, dtype=torch.int64))
+            other = replace_span(span, vocabulary, mode, generator, torch.tensor(question.codes))
+            forced.append(vocabulary.read_span(other).tolist())
+        found[mode] = answers.written(_PER_POINT * longest, rule, forced)
     return found
 
 
@@ -96,15 +89,16 @@ class _Answers:
                 images = [Image.fromarray(render(seed, side).image) for seed in part]
                 self._features |= zip(part, encode_pictures(host.model, host.processor, images), strict=True)
 
-    def go_on(
-        self, begun: Sequence[Sequence[int]], new_tokens: int, grammar: Mapping[str, Any] | None = None
-    ) -> list[list[int]]:
-        """What the model writes behind each prompt and the ids of an answer that has begun, without its end."""
-        found: list[list[int]] = []
-        for start in range(0, len(begun), self.batch):
-            stop = start + self.batch
+    def written(
+        self, new_tokens: int, rule: SpanRule | None = None, forced: Sequence[Sequence[int]] | None = None
+    ) -> list[Said]:
+        """What the model writes to each question; rule: of its spans; forced: local codes that it has to write."""
+        found: list[Said] = []
+        for start in range(0, len(self.questions), self.batch):
+            part = slice(start, start + self.batch)
             with torch.inference_mode():
-                found += self._batch(self.questions[start:stop], begun[start:stop], new_tokens, grammar)
+                rows = self._batch(self.questions[part], new_tokens, rule, None if forced is None else forced[part])
+            found += [self.said(row) for row in rows]
         return found
 
     def said(self, ids: Sequence[int]) -> Said:
@@ -115,45 +109,34 @@ class _Answers:
         labels = [word for word in conclusion.split() if word in self._labels]
         numbers = torch.tensor(ids, dtype=torch.int64)
         codes = self.vocabulary.to_codes(numbers[self.vocabulary.is_code(numbers)]).tolist()
-        return Said(text, labels[-1] if labels else None, tuple(codes))
+        return Said(text, labels[0] if labels else None, tuple(codes))
 
     def _batch(
         self,
         questions: Sequence[PointQuestion],
-        begun: Sequence[Sequence[int]],
         new_tokens: int,
-        grammar: Mapping[str, Any] | None,
+        rule: SpanRule | None,
+        forced: Sequence[Sequence[int]] | None,
     ) -> list[list[int]]:
         model, tokenizer = self.host.model, self._tokenizer
         features = [self._features[question.seed] for question in questions]
-        token = self.host.processor.image_token
         texts = [chat_prompt(self.host.processor, question.text) for question in questions]
-        rows = [
-            [*tokenizer(text.replace(token, token * len(own))).input_ids, *ids]
-            for text, own, ids in zip(texts, features, begun, strict=True)
-        ]
-        longest = max(map(len, rows))
-        fill = tokenizer.pad_token_id or 0
-        ids = torch.tensor([[fill] * (longest - len(row)) + row for row in rows], device=model.device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
-        inputs = with_features({"input_ids": ids, "attention_mask": mask}, family_of(model), {"image": features})
+        inputs = feature_inputs(model, self.host.processor, texts, features)
+        prompt, end = inputs["input_ids"].shape[1], int(tokenizer.eos_token_id)
         processors: list[LogitsProcessor] = []
-        end = int(tokenizer.eos_token_id)
-        if grammar is not None:
-            rule = depth_rule(**grammar)
-            processors = [PerceptionGrammar([rule], require=[rule.name], eos=end, prompt_length=longest)]
+        if rule is not None:
+            processors.append(PerceptionGrammar([rule], require=[rule.name], eos=end, prompt_length=prompt))
+        if forced is not None:
+            processors.append(ForcedCodes(self.vocabulary, forced, prompt))
         made = model.generate(
-            **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=fill, logits_processor=processors
+            **inputs,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id or 0,
+            logits_processor=processors,
         )
-        return [_until(row, end) for row in made[:, longest:].tolist()]
+        return [_until(row, end) for row in made[:, prompt:].tolist()]
 
 
 def _until(row: list[int], end: int) -> list[int]:
     return row[: row.index(end)] if end in row else row
-
-
-def _without_a_cut_span(ids: list[int], vocabulary: VocabMap) -> list[int]:
-    """All of an answer, but for a span at its end for which there were not enough new tokens."""
-    begins = [place for place, number in enumerate(ids) if number in vocabulary.begin]
-    ends = [place for place, number in enumerate(ids) if number in vocabulary.end]
-    return ids[: begins[-1]] if len(begins) > len(ends) else ids

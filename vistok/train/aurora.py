@@ -142,13 +142,13 @@ class Trainer:
         return run_steps(self, on_step)
 
     def train_step(self) -> dict[str, float]:
-        """One update; returns the loss and which share of its scenes reasoned."""
+        """One update; returns the loss, which share of its scenes reasoned and of their conclusions was right."""
         config = self.config
         places = [(self.step * config.batch + place) % len(self.indices) for place in range(config.batch)]
         chosen = [self.indices[place] for place in places]
         reasoning = [index >= config.pictures for index in chosen]
         packed = self.slots.packed([self.layouts[index] for index in chosen], reasoning)
-        loss = self.loss(self.visual[chosen].float(), packed)
+        loss, concluded = self.loss(self.visual[chosen].float(), packed)
         factor = min(1.0, (self.step + 1) / config.warmup, 3 * (config.steps - self.step) / config.steps)
         for optimizer, rate in zip(self.optimizers, (config.rate, config.row_rate), strict=True):
             for group in optimizer.param_groups:
@@ -159,10 +159,17 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        return {"loss": float(loss.detach()), "reasoning": sum(reasoning) / len(reasoning)}
+        return {
+            "loss": float(loss.detach()),
+            "reasoning": sum(reasoning) / len(reasoning),
+            "concluded": float(concluded),
+        }
 
-    def loss(self, visual: Tensor, packed: Packed) -> Tensor:
-        """Cross-entropy [] of answers, depth tokens as any word, plus that of conclusions; visual [B, N, D]."""
+    def loss(self, visual: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Loss [] of answers to questions about visual [B, N, D], and the share of right conclusions [].
+
+        Cross-entropy over all tokens of answers, depth tokens as any word, plus that over conclusions.
+        """
         from vistok.lvlm.packed_questions import packed_positions
         from vistok.lvlm.relevance import IGNORED
 
@@ -176,9 +183,11 @@ class Trainer:
             use_cache=False,
         ).last_hidden_state[:, prefix:]
         asked = packed.labels != IGNORED
-        each = F.cross_entropy(self.model.lm_head(hidden[asked]), packed.labels[asked], reduction="none")
-        concluding = packed.concluding[asked]
-        return each.mean() + self.config.conclusion * each[concluding].sum() / concluding.sum().clamp(min=1)
+        logits, labels, concluding = self.model.lm_head(hidden[asked]), packed.labels[asked], packed.concluding[asked]
+        each = F.cross_entropy(logits, labels, reduction="none")
+        conclusions = concluding.sum().clamp(min=1)
+        concluded = (logits.argmax(-1) == labels)[concluding].sum() / conclusions
+        return each.mean() + self.config.conclusion * each[concluding].sum() / conclusions, concluded
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
