@@ -24,15 +24,11 @@ def test_label_and_chain_follow_from_the_depths():
         assert question.codes[labels.index(question.label)] == best and question.direct == question.label
         assert list(question.labels) == labels and question.read(question.codes[:-1]) is None
         assert question.read(question.codes) == labels[question.codes.index(best)]
-        better = max if question.kind == "nearest" else min
-        said = []
-        for place, (label, color, shape, code) in enumerate(
-            zip(labels, words[5::3], words[6::3], question.codes, strict=True)
-        ):
-            best = question.codes.index(better(question.codes[: place + 1]))
-            span = f"<DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
-            said.append(f"{label} far {color} {shape} {span} {labels[best]}")
-        assert question.chain == " ".join(said)
+        spans = [
+            f"{label} far {color} {shape} <DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
+            for label, color, shape, code in zip(labels, words[5::3], words[6::3], question.codes, strict=True)
+        ]
+        assert question.chain == " ".join([*spans, question.kind, question.label])
 
 
 def test_questions_are_of_the_split_of_both_kinds_at_most_three_a_scene_and_always_the_same():

@@ -1,20 +1,18 @@
 """Which of some things of a scene is nearest or farthest: asked directly, and with a depth token for each thing first.
 
-Texts are in the words that the micro LVLM knows. A chain says the span of a point and then which point is the best so
-far, so the last label is the answer: comparing two at a time is sooner learned than finding the best of all. A depth
-span here is START, one code, END, the depth of one thing: a map of one place, since a whole one takes a hundred
-tokens. Reasoning and direct records are those of `DepthCoT`.
+Texts are in the words that the micro LVLM knows. A depth span here is START, one code, END, the depth of one thing: a
+map of one place, since a whole one takes a hundred tokens. Reasoning and direct records are those of `DepthCoT`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vistok.data.perception.depth_questions import DepthCoT, DepthPicture, DepthTemplates
-from vistok.data.perception.markers import Marker, farthest, nearest
+from vistok.data.perception.markers import Marker
 from vistok.data.perception.records import Record
 from vistok.data.perception.scene_points import SCENE_RULES, nearness_code, scene_points
 from vistok.data.scenes.layout import Layout, make_layout
@@ -64,8 +62,9 @@ class PointTexts:
                 f"and {list(family.end)}"
             )
         self.family = family
-        self._records = {kind: self._texts(f"what is {kind} ?", kind) for kind in _KINDS}
-        self._generation = self._texts("how far ?")
+        # The word that says what to look for stands right before the label, where a model compares the codes.
+        self._records = {kind: self._texts(f"what is {kind} ?", f" {kind} {{label}}", kind) for kind in _KINDS}
+        self._generation = self._texts("how far ?", "")
 
     def span(self, nearness_value: float) -> str:
         """START, the code of a nearness in 0..1, END."""
@@ -87,7 +86,7 @@ class PointTexts:
         if markers is None:
             return None
         kind = _KINDS[number % 2]
-        records, picture = replace(self._records[kind], reading=self._comparing(markers, kind)), _picture(layout)
+        records, picture = self._records[kind], _picture(layout)
         direct, chain = records.direct(picture, markers), records.reasoning(picture, markers)
         assert direct is not None and chain is not None
         codes = tuple(nearness_code(marker.depth, len(self.family.codes)) for marker in markers)
@@ -95,13 +94,7 @@ class PointTexts:
         asked, label = _asked(direct), direct["label"]
         return PointQuestion(layout.seed, asked, label, _said(direct), _said(chain), labels, codes, kind)
 
-    def _comparing(self, markers: Sequence[Marker], kind: str) -> Callable[[Marker], str]:
-        """Behind the span of every point which of the points so far is nearest, or farthest."""
-        better = {"nearest": nearest, "farthest": farthest}[kind]
-        so_far = {marker.label: better(markers[: place + 1]).label for place, marker in enumerate(markers)}
-        return lambda marker: f"{self.span(marker.depth)} {so_far[marker.label]}"
-
-    def _texts(self, question: str, kind: str = "nearest") -> DepthCoT:
+    def _texts(self, question: str, conclusion: str, kind: str = "nearest") -> DepthCoT:
         def span(marker: Marker) -> str:
             return self.span(marker.depth)
 
@@ -109,7 +102,7 @@ class PointTexts:
             direct=f"{question} {{points}}",
             direct_answer="{label}",
             reasoning=f"{question} {{points}}",
-            reasoning_answer="{readings}",
+            reasoning_answer=f"{{readings}}{conclusion}",
             point="{label} {name}",
             # "far" goes first: a causal model must know what to fetch before it reads of which thing.
             reading="{label} far {name} {code}",

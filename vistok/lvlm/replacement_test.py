@@ -24,7 +24,7 @@ from vistok.lvlm.span_rules import SpanRule, depth_rule
 
 OWN = "chain"
 REPLACED = ("oracle", "random", "first_repeat", "constant")
-_PER_POINT, _LABEL = 8, 4  # new tokens that a point with its span may take, and an answer at once
+_PER_POINT, _LABEL = 7, 4  # new tokens that a point with its span may take, and an answer at once
 
 
 class Said(NamedTuple):
@@ -58,7 +58,7 @@ def replacement_test(
     vocabulary = answers.vocabulary
     longest = max(question.points for question in questions)
     rule = depth_rule(vocabulary, 1, max_spans=longest)
-    found = {OWN: answers.written(_PER_POINT * longest, rule)}
+    found = {OWN: answers.written(_PER_POINT * longest + _LABEL, rule)}
     generator = torch.Generator().manual_seed(seed)
     for mode in modes:
         forced: list[list[int]] = []
@@ -67,7 +67,7 @@ def replacement_test(
             span = vocabulary.span(torch.tensor(written, dtype=torch.int64))
             other = replace_span(span, vocabulary, mode, generator, torch.tensor(question.codes))
             forced.append(vocabulary.read_span(other).tolist())
-        found[mode] = answers.written(_PER_POINT * longest, rule, forced)
+        found[mode] = answers.written(_PER_POINT * longest + _LABEL, rule, forced)
     return found
 
 

@@ -23,7 +23,7 @@ Slot = tuple[list[int], list[int]]  # ids and labels, as long as question and an
 class Packed:
     """ids, labels [B, S T] int64, slots padded on the right to T; a label stands under the token that predicts it.
 
-    concluding [B, S T] bool: where the label of the right point, or in a chain of the best so far, is predicted.
+    concluding [B, S T] bool: where the label of the right point is predicted.
     """
 
     ids: Tensor
@@ -62,9 +62,8 @@ class Slots:
             torch.tensor([[i for slot in row for i in _filled(slot[part], length, fill)] for row in rows])
             for part, fill in enumerate(fills)
         )
-        ends = self._tokenizer.convert_tokens_to_ids(list(self.texts.family.end))
-        behind = ids == ends[0] if self.chain else (labels == self._tokenizer.eos_token_id).roll(-1, 1)
-        return Packed(ids, labels, behind & torch.tensor(reasoning)[:, None], length)
+        ends = (labels == self._tokenizer.eos_token_id) & torch.tensor(reasoning)[:, None]
+        return Packed(ids, labels, ends.roll(-1, 1), length)
 
     def _slots(self, layout: Layout, reasoning: bool) -> list[Slot]:
         key = (layout.seed, reasoning)

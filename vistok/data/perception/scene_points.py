@@ -7,7 +7,7 @@ from vistok.data.scenes.layout import DEPTHS, Layout, Thing
 from vistok.data.scenes.questions import named
 
 # Depths are told in shares of the range in which things stand: a contrast of 0.09 is 36 cm.
-SCENE_RULES = MarkerRules(counts=(2, 3, 4), labels=("A", "C", "E", "H"), contrast=0.09, tries=20)
+SCENE_RULES = MarkerRules(counts=(2, 3), labels=("A", "C", "E"), contrast=0.09, tries=20)
 
 
 def nearness(thing: Thing) -> float:
