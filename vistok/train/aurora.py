@@ -37,11 +37,13 @@ class Training:
     codes: of the depth family. pictures: scenes of generation; reasoning: scenes of reasoning; both from another
     stretch of seeds for every `seed`; questions: of each, in one sequence. fractions: generation's share of each epoch
     of steps * batch / len(fractions) scenes. begin: a run with as many codes and the same rank whose rows and adapter
-    are the start, such as one of generation alone, which all that follow can share. start: of code rows, "words"
-    between the words of distances, "codebook" along one line. rank: of LoRA. rate: of LoRA, row_rate: of new rows,
-    which start far from where they end; both fall to 0 over the last third. conclusion: weight of
-    the loss on the label alone, which in a chain is one token of thirty. features: folder in which visual tokens
-    are kept for other runs, that of the run if not given. test_questions: asked at the end.
+    are the start, such as one of generation alone, which all that follow can share. start: of code rows in the head,
+    "words" between the words of distances, "codebook" along one line, as those of the embedding always are. rank: of
+    LoRA. rate: of LoRA; head_rate: of new rows of the head, which start far from where they end; embedding_rate: of
+    those of the embedding, low, or they would leave their line before anything compares them; all fall to 0 over the
+    last third. conclusion: weight of the loss on the label alone, which in a chain is one token of twenty. features:
+    folder in which visual tokens are kept for other runs, that of the run if not given. test_questions: asked at the
+    end.
     """
 
     out: str
@@ -58,7 +60,8 @@ class Training:
     start: Literal["words", "codebook"] = "words"
     rank: int = 12
     rate: float = 2e-3
-    row_rate: float = 2e-2
+    head_rate: float = 2e-2
+    embedding_rate: float = 3e-4
     conclusion: float = 1.0
     warmup: int = 20
     clip: float = 1.0
@@ -117,7 +120,7 @@ class Trainer:
         tokenizer = self.processor.tokenizer
         draw = torch.Generator().manual_seed(config.seed)
         self.attachment = attach(tokenizer, self.model, [self.family], start=self._start(), generator=draw)
-        self._start_markers()
+        self._start_inputs()
         self.slots = Slots(tokenizer, self.texts, config.questions, chain=config.chain)
         self.model.requires_grad_(False)
         self.model.model.language_model.config._attn_implementation = NAME
@@ -126,11 +129,12 @@ class Trainer:
         lora = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=_PROJECTIONS, **settings)
         self.adapted: Any = get_peft_model(self.model, lora)
         self.trained = {name: p for name, p in self.adapted.named_parameters() if p.requires_grad}
-        rows = [p for name, p in self.trained.items() if "trainable_tokens" in name]
-        others = [p for name, p in self.trained.items() if "trainable_tokens" not in name]
+        self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
         self.optimizers = [
-            torch.optim.AdamW(part, rate, (0.9, 0.95), weight_decay=0.0, fused=True)
-            for part, rate in ((others, config.rate), (rows, config.row_rate))
+            torch.optim.AdamW(
+                [p for name, p in self.trained.items() if part in name], rate, (0.9, 0.95), weight_decay=0.0, fused=True
+            )
+            for part, rate in self.rates.items()
         ]
         if config.begin is not None:
             self._take(read_state(Path(config.begin)))
@@ -150,7 +154,7 @@ class Trainer:
         packed = self.slots.packed([self.layouts[index] for index in chosen], reasoning)
         loss, concluded = self.loss(self.visual[chosen].float(), packed)
         factor = min(1.0, (self.step + 1) / config.warmup, 3 * (config.steps - self.step) / config.steps)
-        for optimizer, rate in zip(self.optimizers, (config.rate, config.row_rate), strict=True):
+        for optimizer, rate in zip(self.optimizers, self.rates.values(), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             optimizer.zero_grad()
@@ -245,15 +249,26 @@ class Trainer:
         from vistok.lvlm.point_questions import level_weights
 
         if self.config.start == "codebook":
-            return row_starts.codebook(torch.linspace(-1, 1, self.config.codes)[:, None])
+            return self._line()
         return row_starts.anchored(*level_weights(self.config.codes, self.processor.tokenizer.get_vocab()))
 
+    def _line(self) -> Any:
+        from vistok.lvlm import row_starts
+
+        return row_starts.codebook(torch.linspace(-1, 1, self.config.codes)[:, None])
+
     @torch.no_grad()
-    def _start_markers(self) -> None:
-        """START begins as the colon in front of every answer, END as the end of one: where codes stand, words did."""
+    def _start_inputs(self) -> None:
+        """Codes are read along one line: words of distances were only ever answers, so their rows there say nothing.
+
+        START begins as the colon in front of every answer, END as the end of one: where codes stand, words did.
+        """
         from vistok.lvlm.new_rows import matrices
 
         words, codes = self.processor.tokenizer.get_vocab(), self.attachment.maps[self.family.name]
+        embedding = matrices(self.model)["embedding"]
+        old, draw = embedding[: self.attachment.tokens[0]].float(), torch.Generator().manual_seed(self.config.seed)
+        embedding[list(codes.codes)] = self._line()(old, len(codes), draw).to(embedding)
         for matrix in matrices(self.model).values():
             matrix[codes.begin[0]], matrix[codes.end[0]] = matrix[words[":"]], matrix[words["</s>"]]
 
