@@ -21,14 +21,15 @@ def test_label_and_chain_follow_from_the_depths():
         assert words[:4] == ["what", "is", question.kind, "?"] and len(words) == 4 + 3 * question.points
         labels = words[4::3]
         best = max(question.codes) if question.kind == "nearest" else min(question.codes)
-        assert question.codes[labels.index(question.label)] == best and question.direct == question.label
-        assert list(question.labels) == labels and question.read(question.codes[:-1]) is None
-        assert question.read(question.codes) == labels[question.codes.index(best)]
+        names = [f"{color} {shape}" for color, shape in zip(words[5::3], words[6::3], strict=True)]
+        assert question.codes[names.index(question.answer)] == best
+        assert list(question.names) == names and question.read(question.codes[:-1]) is None
+        assert question.read(question.codes) == question.answer
         spans = [
             f"{label} far {color} {shape} <DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
             for label, color, shape, code in zip(labels, words[5::3], words[6::3], question.codes, strict=True)
         ]
-        assert question.chain == " ".join([*spans, question.kind, question.label])
+        assert question.chain == " ".join([*spans, question.kind, question.answer])
 
 
 def test_questions_are_of_the_split_of_both_kinds_at_most_three_a_scene_and_always_the_same():

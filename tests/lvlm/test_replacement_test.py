@@ -41,13 +41,12 @@ def test_batches_of_any_size_give_the_same_answers(host, questions):
     assert answer_direct(host, questions, batch=1) == answer_direct(host, questions, batch=3)
 
 
-def test_the_label_is_read_behind_the_last_span(host, questions):
+def test_the_answer_is_read_behind_the_last_span(host, questions):
     tokenizer, answers = host.processor.tokenizer, _Answers(host, questions, 3)
-    label = questions[0].label
-    before = tokenizer(f"{label} far <DEPTH_START> <DEPTH_3> <DEPTH_END>", add_special_tokens=False).input_ids
-    behind = tokenizer(f"then {label} far", add_special_tokens=False).input_ids
-    assert answers.said(before).label is None and answers.said(before).codes == (3,)
-    assert answers.said(before + behind).label == label
+    before = tokenizer("A far red star <DEPTH_START> <DEPTH_3> <DEPTH_END>", add_special_tokens=False).input_ids
+    behind = tokenizer("farthest red star", add_special_tokens=False).input_ids
+    assert answers.said(before).answer == "" and answers.said(before).codes == (3,)
+    assert answers.said(before + behind).answer == answers.said(behind[1:]).answer == "red star"
 
 
 def test_mistakes_are_named(host, questions):

@@ -50,13 +50,15 @@ def perception(
     if direct is not None:
         found["direct"] = answer_direct(load_perception(direct), asked)
     found |= replacement_test(host, asked, seed=seed)
-    right = {name: [s.label == q.label for s, q in zip(said, asked, strict=True)] for name, said in found.items()}
-    right["program"] = [q.read(s.codes) == q.label for s, q in zip(found[OWN], asked, strict=True)]
+    right = {name: [s.answer == q.answer for s, q in zip(said, asked, strict=True)] for name, said in found.items()}
+    right["program"] = [q.read(s.codes) == q.answer for s, q in zip(found[OWN], asked, strict=True)]
     rows = {name: _Row(name, hits, right[OWN], asked) for name, hits in right.items()}
     blind = sum(1 / question.points for question in asked) / len(asked)
     console = Console(width=max(Console().width, 110))
     console.print(_table(rows.values()))
-    codes = _codes(found[OWN], asked) | {"true_by_program": sum(q.read(q.codes) == q.label for q in asked) / len(asked)}
+    codes = _codes(found[OWN], asked) | {
+        "true_by_program": sum(q.read(q.codes) == q.answer for q in asked) / len(asked)
+    }
     console.print(
         f"{len(asked)} questions about {split} scenes, by guessing {100 * blind:.1f} %; of the model's own depth codes "
         f"{100 * codes['exact']:.1f} % are the true ones, {100 * codes['within_one']:.1f} % at most one step off. "

@@ -20,22 +20,21 @@ from vistok.data.scenes.splits import seeds_of
 from vistok.lvlm.vocabulary import TokenFamily
 
 _LEVELS = 8  # of the words with which micro_lvlm says how far a thing is, 1 the nearest
-_KINDS = ("nearest", "farthest")
+KINDS = ("nearest", "farthest")
 
 
 @dataclass(frozen=True)
 class PointQuestion:
-    """One question about the scene of `seed`, the label that answers it, and both ways to say so.
+    """One question about the scene of `seed`; answer: the name of the right point; chain: spans, then the answer.
 
-    labels, codes: of every point in the order of the question, codes the true local ones; points: how many.
+    names, codes: of every point in the order of the question, codes the true local ones; points: how many.
     """
 
     seed: int
     text: str
-    label: str
-    direct: str
+    answer: str
     chain: str
-    labels: tuple[str, ...]
+    names: tuple[str, ...]
     codes: tuple[int, ...]
     kind: str
 
@@ -44,11 +43,11 @@ class PointQuestion:
         return len(self.codes)
 
     def read(self, codes: Sequence[int]) -> str | None:
-        """The label that codes give when compared, of equal ones the first; None if there are not as many."""
+        """The name that codes give when compared, of equal ones the first; None if there are not as many."""
         if len(codes) != self.points:
             return None
         chosen = max(codes) if self.kind == "nearest" else min(codes)
-        return self.labels[list(codes).index(chosen)]
+        return self.names[list(codes).index(chosen)]
 
 
 class PointTexts:
@@ -62,8 +61,8 @@ class PointTexts:
                 f"and {list(family.end)}"
             )
         self.family = family
-        # The word that says what to look for stands right before the label, where a model compares the codes.
-        self._records = {kind: self._texts(f"what is {kind} ?", f" {kind} {{label}}", kind) for kind in _KINDS}
+        # The word that says what to look for stands right before the answer, where a model compares the codes.
+        self._records = {kind: self._texts(f"what is {kind} ?", f" {kind} {{name}}", kind) for kind in KINDS}
         self._generation = self._texts("how far ?", "")
 
     def span(self, nearness_value: float) -> str:
@@ -85,14 +84,13 @@ class PointTexts:
         markers = scene_points(layout, np.random.default_rng((layout.seed, 6, number)))
         if markers is None:
             return None
-        kind = _KINDS[number % 2]
+        kind = KINDS[number % 2]
         records, picture = self._records[kind], _picture(layout)
         direct, chain = records.direct(picture, markers), records.reasoning(picture, markers)
         assert direct is not None and chain is not None
         codes = tuple(nearness_code(marker.depth, len(self.family.codes)) for marker in markers)
-        labels = tuple(marker.label for marker in markers)
-        asked, label = _asked(direct), direct["label"]
-        return PointQuestion(layout.seed, asked, label, _said(direct), _said(chain), labels, codes, kind)
+        names = tuple(marker.name for marker in markers)
+        return PointQuestion(layout.seed, _asked(direct), _said(direct), _said(chain), names, codes, kind)
 
     def _texts(self, question: str, conclusion: str, kind: str = "nearest") -> DepthCoT:
         def span(marker: Marker) -> str:
@@ -100,7 +98,7 @@ class PointTexts:
 
         texts = DepthTemplates(
             direct=f"{question} {{points}}",
-            direct_answer="{label}",
+            direct_answer="{name}",
             reasoning=f"{question} {{points}}",
             reasoning_answer=f"{{readings}}{conclusion}",
             point="{label} {name}",

@@ -16,7 +16,7 @@ from vistok.data.scenes.render import render
 from vistok.lvlm.forced_codes import ForcedCodes
 from vistok.lvlm.grammar import PerceptionGrammar
 from vistok.lvlm.perception_model import PerceptionModel
-from vistok.lvlm.point_questions import PointQuestion
+from vistok.lvlm.point_questions import KINDS, PointQuestion
 from vistok.lvlm.prompting import chat_prompt, encode_pictures, feature_inputs
 from vistok.lvlm.scene_questions import scene_side
 from vistok.lvlm.span_replacement import replace_span
@@ -24,20 +24,20 @@ from vistok.lvlm.span_rules import SpanRule, depth_rule
 
 OWN = "chain"
 REPLACED = ("oracle", "random", "first_repeat", "constant")
-_PER_POINT, _LABEL = 7, 4  # new tokens that a point with its span may take, and an answer at once
+_PER_POINT, _ANSWER = 7, 4  # new tokens that a point with its span may take, and the answer
 
 
 class Said(NamedTuple):
-    """What the model says to one question. codes: local codes of its spans; label: the first behind the last span."""
+    """What the model says to one question. codes: local codes of its spans; answer: the name behind the last span."""
 
     text: str
-    label: str | None
+    answer: str
     codes: tuple[int, ...]
 
 
 def answer_direct(host: PerceptionModel, questions: Sequence[PointQuestion], *, batch: int = 48) -> list[Said]:
-    """Answers of a model that was trained to say the label at once."""
-    return _Answers(host, questions, batch).written(_LABEL)
+    """Answers of a model that was trained to answer at once."""
+    return _Answers(host, questions, batch).written(_ANSWER)
 
 
 def replacement_test(
@@ -58,7 +58,7 @@ def replacement_test(
     vocabulary = answers.vocabulary
     longest = max(question.points for question in questions)
     rule = depth_rule(vocabulary, 1, max_spans=longest)
-    found = {OWN: answers.written(_PER_POINT * longest + _LABEL, rule)}
+    found = {OWN: answers.written(_PER_POINT * longest + _ANSWER, rule)}
     generator = torch.Generator().manual_seed(seed)
     for mode in modes:
         forced: list[list[int]] = []
@@ -67,7 +67,7 @@ def replacement_test(
             span = vocabulary.span(torch.tensor(written, dtype=torch.int64))
             other = replace_span(span, vocabulary, mode, generator, torch.tensor(question.codes))
             forced.append(vocabulary.read_span(other).tolist())
-        found[mode] = answers.written(_PER_POINT * longest + _LABEL, rule, forced)
+        found[mode] = answers.written(_PER_POINT * longest + _ANSWER, rule, forced)
     return found
 
 
@@ -80,7 +80,6 @@ class _Answers:
         self.host, self.questions, self.batch = host, questions, batch
         self.vocabulary = host.attachment.maps[host.settings["family"]]
         self._tokenizer = host.processor.tokenizer
-        self._labels = {question.label for question in questions}
         side, seeds = scene_side(host.processor), list(dict.fromkeys(question.seed for question in questions))
         self._features: dict[int, Tensor] = {}
         with torch.inference_mode():
@@ -102,14 +101,14 @@ class _Answers:
         return found
 
     def said(self, ids: Sequence[int]) -> Said:
-        """The words of an answer, its label and its codes."""
+        """The words of an answer, the name that it ends with and its codes."""
         text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         ends = [place for place, number in enumerate(ids) if number in self.vocabulary.end]
         conclusion = str(self._tokenizer.decode(ids[ends[-1] + 1 if ends else 0 :], skip_special_tokens=True))
-        labels = [word for word in conclusion.split() if word in self._labels]
+        words = [word for word in conclusion.split() if word not in KINDS]
         numbers = torch.tensor(ids, dtype=torch.int64)
         codes = self.vocabulary.to_codes(numbers[self.vocabulary.is_code(numbers)]).tolist()
-        return Said(text, labels[0] if labels else None, tuple(codes))
+        return Said(text, " ".join(words), tuple(codes))
 
     def _batch(
         self,

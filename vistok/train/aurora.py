@@ -41,7 +41,7 @@ class Training:
     "words" between the words of distances, "codebook" along one line, as those of the embedding always are. rank: of
     LoRA. rate: of LoRA; head_rate: of new rows of the head, which start far from where they end; embedding_rate: of
     those of the embedding, low, or they would leave their line before anything compares them; all fall to 0 over the
-    last third. conclusion: weight of the loss on the label alone, which in a chain is one token of twenty. features:
+    last third. conclusion: weight of the loss on the answer alone, which in a chain is two tokens of twenty. features:
     folder in which visual tokens are kept for other runs, that of the run if not given. test_questions: asked at the
     end.
     """
@@ -295,7 +295,7 @@ def tested(model: Path, questions: int) -> dict[str, float]:
     host = load_perception(model)
     asked = point_questions(PointTexts(host.attachment.families[0]), questions)
     said = replacement_test(host, asked, ())[OWN] if host.settings["chain"] else answer_direct(host, asked)
-    right = accuracy([one.label == question.label for one, question in zip(said, asked, strict=True)])
+    right = accuracy([one.answer == question.answer for one, question in zip(said, asked, strict=True)])
     return {"accuracy": right.accuracy}
 
 

@@ -23,7 +23,7 @@ Slot = tuple[list[int], list[int]]  # ids and labels, as long as question and an
 class Packed:
     """ids, labels [B, S T] int64, slots padded on the right to T; a label stands under the token that predicts it.
 
-    concluding [B, S T] bool: where the label of the right point is predicted.
+    concluding [B, S T] bool: where the name of the right point, two words, is predicted.
     """
 
     ids: Tensor
@@ -63,7 +63,7 @@ class Slots:
             for part, fill in enumerate(fills)
         )
         ends = (labels == self._tokenizer.eos_token_id) & torch.tensor(reasoning)[:, None]
-        return Packed(ids, labels, ends.roll(-1, 1), length)
+        return Packed(ids, labels, ends.roll(-1, 1) | ends.roll(-2, 1), length)
 
     def _slots(self, layout: Layout, reasoning: bool) -> list[Slot]:
         key = (layout.seed, reasoning)
@@ -78,7 +78,7 @@ class Slots:
             raise ValueError(f"scene {layout.seed}: expected one with points, as usable_scenes gives them")
         if isinstance(found, tuple):
             return found
-        return found.text, found.chain if self.chain else found.direct
+        return found.text, found.chain if self.chain else found.answer
 
     def _slot(self, question: str, answer: str) -> Slot:
         asked = self._ids(f"{question} assistant :")

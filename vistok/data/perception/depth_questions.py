@@ -26,7 +26,7 @@ class DepthPicture(NamedTuple):
 
 @dataclass(frozen=True)
 class DepthTemplates:
-    """Texts with the fields {labels}, {points}, {side}; answers with {points}, {depth}, {readings} and {label} too.
+    """Texts with {labels}, {points}, {side}; answers with {points}, {depth}, {readings}, {label} and {name} as well.
 
     point, reading: one point in {points} and in {readings}, with {label}, {x}, {y}, {name}, {code}; the latter is what
     `DepthCoT(reading=...)` says of it.
@@ -80,13 +80,14 @@ class DepthQA:
             "points": texts.between.join(points),
             "side": str(len(picture.depth)),
             "label": right.label,
+            "name": right.name,
         }
 
     def _answered(self, picture: DepthPicture, markers: Sequence[Marker], kind: str, fields: dict[str, str]) -> Record:
         question, answer = getattr(self.templates, kind), getattr(self.templates, f"{kind}_answer")
         return record(
             picture.marked or picture.image,
-            question.format(**{name: value for name, value in fields.items() if name != "label"}),
+            question.format(**{name: value for name, value in fields.items() if name not in ("label", "name")}),
             answer.format(**fields),
             kind=f"depth_{kind}",
             seed=self.seed,
