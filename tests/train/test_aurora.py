@@ -30,6 +30,7 @@ def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.trained.values()])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(training, tmp_path):
     whole = Trainer(replace(training, out=str(tmp_path / "whole")))
     whole.run()
