@@ -259,8 +259,9 @@ def test_backbones_without_such_blocks_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedBackboneError, match="Conv2d: .*forward_features"):
         VQT(nn.Conv2d(3, 3, 3))
     rotary = Eva(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, use_rot_pos_emb=True, num_classes=0)
-    with pytest.raises(UnsupportedBackboneError, match="EvaBlock"):
-        VQT(rotary)
+    for mode in ("auto", "masked"):
+        with pytest.raises(UnsupportedBackboneError, match="EvaBlock"):
+            VQT(rotary, kv_mode=mode)
     with pytest.raises(UnsupportedBackboneError, match="plain linear keys"):
         VQT(timm_vit(qk_norm=True), kv_mode="folded")
 

@@ -67,6 +67,11 @@ def query_block(block: nn.Module) -> QueryBlock:
         return _PostNorm(block)
     if type(block) is ResidualAttentionBlock and attn.batch_first and not hasattr(block, "ln_1_kv"):
         return _OpenClip(block)
+    return masked_block(block)
+
+
+def masked_block(block: nn.Module) -> QueryBlock:
+    """A block read through its mask. Raises: UnsupportedBackboneError naming its class if that is not enough."""
     parameters = inspect.signature(block.forward).parameters
     others = [name for name, value in parameters.items() if value.default is value.empty]
     if "attn_mask" not in parameters or "rope" in parameters or len(others) != 1:
@@ -74,7 +79,7 @@ def query_block(block: nn.Module) -> QueryBlock:
             f"{type(block).__name__}: expected a block of timm's VisionTransformer or of open_clip, or one whose "
             f"forward takes tokens and attn_mask, got forward({', '.join(parameters)})"
         )
-    return Masked(block)
+    return _Masked(block)
 
 
 class _PreNorm:
@@ -139,7 +144,7 @@ class _OpenClip:
         return out
 
 
-class Masked:
+class _Masked:
     """Any block that takes an additive mask: it runs again on queries and tokens, and nothing looks at the queries.
 
     Slow, and backward keeps all of it; also what the other adapters are compared with.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.protocols import ReadoutOutput
-from vistok.readouts._blocks import Kept, Masked, QueryBlock, query_block
+from vistok.readouts._blocks import Kept, QueryBlock, masked_block, query_block
 from vistok.readouts._captured import Captured
 from vistok.readouts._combine import join_groups, layer_features
 from vistok.readouts._feature_cache import FeatureCache, What, extract
@@ -182,7 +182,7 @@ class VQT(FrozenBackbone):
 
     def _block(self, layer: int, mode: str | None = None) -> QueryBlock:
         block = self.backbone.blocks[layer]
-        return Masked(block) if (mode or self.kv_mode) == "masked" else query_block(block)
+        return masked_block(block) if (mode or self.kv_mode) == "masked" else query_block(block)
 
     def _active(self, skip: Collection[int]) -> list[int]:
         """Places in `layers` that are worked out."""
