@@ -13,7 +13,7 @@ from vistok.layers.visual_prompts import add_visual_prompts
 from vistok.readouts.vqt import VQT
 from vistok.readouts.vqt_classifier import VQTClassifier
 
-from .conftest import PATCH, SIDE, randomize, timm_vit
+from .conftest import BACKBONES, PATCH, SIDE, randomize, timm_vit
 
 TUNERS = ("lora", "vpt", "adaptformer")
 
@@ -57,6 +57,21 @@ def test_queries_pass_through_the_tuned_blocks_and_so_do_their_gradients(name: s
         found.append((out.queries.detach(), [value.grad for value in learned(vqt.vit).values()]))
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-12, rtol=0)
     torch.testing.assert_close(found[1][1], found[0][1], atol=1e-11, rtol=0)
+
+
+def test_queries_pass_through_lora_inside_the_attention_of_open_clip(images: Tensor) -> None:
+    tower = randomize(BACKBONES["open_clip"]())
+    config = peft.LoraConfig(r=4, target_modules=["attn"], init_lora_weights=False)
+    vqt = VQT(peft.inject_adapter_in_model(config, tower).eval(), 2, backbone_grad=True, query_dropout=0.0)
+    found = vqt(images).queries
+    merged = copy.deepcopy(tower)
+    for block in merged.transformer.resblocks:
+        block.attn = block.attn.unload_and_optionally_merge_module(True, False, None)
+    plain = VQT(merged, 2, query_dropout=0.0)
+    plain.load_state_dict({"queries": vqt.queries})
+    torch.testing.assert_close(found, plain(images).queries, atol=1e-4, rtol=1e-4)
+    found.square().sum().backward()
+    assert all(value.grad is not None and bool(value.grad.any()) for value in learned(tower).values())
 
 
 def test_a_query_passes_through_the_adapter_of_its_block(images: Tensor) -> None:

@@ -65,7 +65,9 @@ def query_block(block: nn.Module) -> QueryBlock:
         return _PreNorm(block)
     if type(block) is ResPostBlock and known:
         return _PostNorm(block)
-    if type(block) is ResidualAttentionBlock and attn.batch_first and not hasattr(block, "ln_1_kv"):
+    # What tuners put in the place of torch's attention still shows the matrix underneath, without what was learned.
+    plain = type(attn) is nn.MultiheadAttention and attn.batch_first
+    if type(block) is ResidualAttentionBlock and plain and not hasattr(block, "ln_1_kv"):
         return _OpenClip(block)
     return masked_block(block)
 
