@@ -266,6 +266,14 @@ def test_backbones_without_such_blocks_are_refused_by_name() -> None:
         VQT(timm_vit(qk_norm=True), kv_mode="folded")
 
 
+def test_a_backbone_that_does_not_pool_is_refused(images: Tensor) -> None:
+    tower: Any = BACKBONES["open_clip"]()
+    tower.pool_type = "none"
+    for backbone in (timm_vit(global_pool=""), tower):
+        with pytest.raises(UnsupportedBackboneError, match=r"expected one final feature per image.*give .* a pool"):
+            VQT(backbone)(images)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

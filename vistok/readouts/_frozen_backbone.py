@@ -6,6 +6,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from vistok.readouts._backbones import backbone_of, build_backbone
+from vistok.readouts._blocks import UnsupportedBackboneError
 
 
 class FrozenBackbone(nn.Module):
@@ -31,13 +32,23 @@ class FrozenBackbone(nn.Module):
         return next(self.vit.parameters())
 
     def run_backbone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images [B, 3, H, W] -> all tokens [B, N, D] and the pooled feature [B, P]. Raises: ValueError for others."""
+        """images [B, 3, H, W] -> all tokens [B, N, D] and the pooled feature [B, P].
+
+        Raises: ValueError for others; UnsupportedBackboneError for a backbone that does not pool.
+        """
         if images.ndim != 4 or images.dtype != self.like.dtype:
             raise ValueError(
                 f"{type(self).__name__}: expected images [B, 3, H, W] of {self.like.dtype}, as its backbone takes, "
                 f"got {list(images.shape)} of {images.dtype}"
             )
-        return self.backbone.run(images)
+        tokens, pooled = self.backbone.run(images)
+        if pooled.shape != (len(images), self.backbone.pooled_width):
+            raise UnsupportedBackboneError(
+                f"{type(self.vit).__name__}: expected one final feature per image, "
+                f"{[len(images), self.backbone.pooled_width]}, got {list(pooled.shape)}; give the backbone a pool, as "
+                "timm's global_pool='avg' or open_clip's pool_type='tok'"
+            )
+        return tokens, pooled
 
     def train(self, mode: bool = True) -> Self:
         """The backbone stays in evaluation: neither dropout nor dropped paths."""
