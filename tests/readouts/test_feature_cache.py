@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vistok.readouts._feature_cache import FeatureCache
 from vistok.readouts.vqt import VQT
+from vistok.readouts.vqt_fusion import VQTFusion
 
 from .conftest import SIDE, randomize, timm_vit
 
@@ -91,12 +92,39 @@ def test_what_does_not_belong_together_is_refused(vqt: VQT, vit: nn.Module, tmp_
             other.extract(BATCHES, folder)
     with pytest.raises(ValueError, match="other weights or settings"):
         vqt.extract(BATCHES, folder, "kv")
+    with pytest.raises(ValueError, match="or its labels"):
+        vqt.extract([(images, labels + 1) for images, labels in BATCHES], folder)
+    with pytest.raises(ValueError, match="or its labels"):
+        vqt.extract([images for images, _ in BATCHES], folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(ValueError, match="empty folder or a feature cache"):
         vqt.extract(BATCHES, tmp_path / "mine")
     with pytest.raises(FileNotFoundError, match="no cache.json"):
         FeatureCache(tmp_path / "mine")
+
+
+def test_settings_that_weights_do_not_show_are_told_apart(vit: nn.Module, tmp_path: Path) -> None:
+    twin = timm_vit(num_heads=4)
+    twin.load_state_dict(vit.state_dict())
+    for what in ("features", "kv"):
+        made = [VQT(net, 1) for net in (vit, twin)]
+        made[1].load_state_dict(made[0].state_dict())
+        made[0].extract(BATCHES, tmp_path / what, what)
+        with pytest.raises(ValueError, match="other weights or settings"):
+            made[1].extract(BATCHES, tmp_path / what, what)
+    fused = [VQTFusion(vit, heads=heads) for heads in (2, 4)]
+    fused[1].load_state_dict(fused[0].state_dict())
+    fused[0].extract(BATCHES, tmp_path / "fused")
+    with pytest.raises(ValueError, match="other weights or settings"):
+        fused[1].extract(BATCHES, tmp_path / "fused")
+
+
+def test_keys_and_values_of_other_layers_are_refused(vit: nn.Module, tmp_path: Path) -> None:
+    cache = VQT(vit, 1, layers=[0, 1]).extract(BATCHES, tmp_path / "cache", "kv")
+    for layers in ([1, 2], [1]):
+        with pytest.raises(ValueError, match=r"expected what blocks \[1.*left behind, got that of \[0, 1\]"):
+            VQT(vit, 1, layers=layers).read(next(iter(cache)).captured)
 
 
 def test_only_frozen_backbones_and_batches_of_images_can_be_cached(vqt: VQT, vit: nn.Module, tmp_path: Path) -> None:
@@ -107,3 +135,7 @@ def test_only_frozen_backbones_and_batches_of_images_can_be_cached(vqt: VQT, vit
     wrong: list[tuple[Tensor, ...]] = [(*BATCHES[0], BATCHES[0][1])]
     with pytest.raises(ValueError, match="expected batches of images"):
         vqt.extract(wrong, tmp_path / "c")
+    with pytest.raises(ValueError, match="of torch.float32, .* got .* of torch.uint8"):
+        vqt.extract([(255 * BATCHES[0][0]).to(torch.uint8)], tmp_path / "d")
+    with pytest.raises(ValueError, match="at least one batch"):
+        vqt.extract([], tmp_path / "e")

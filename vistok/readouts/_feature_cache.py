@@ -14,13 +14,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistok.readouts._blocks import Kept
 from vistok.readouts._captured import Captured
 from vistok.weights import fingerprint
 
 What = Literal["features", "kv"]
+# Settings of modules that do not change what comes out.
+_HOW = {"training", "fused_attn", "grad_checkpointing"}
 
 
 class CachedBatch(NamedTuple):
@@ -43,6 +45,7 @@ class FeatureCache:
         if "batches" not in found:
             raise ValueError(f"{self.folder}: expected a finished cache; extract again, it goes on where it stopped")
         self.what: What = found["what"]
+        self.layers: tuple[int, ...] = tuple(found["layers"])
         self.batches: int = found["batches"]
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class FeatureCache:
             if self.what == "features":
                 yield CachedBatch(tensors["features"], None, labels)
             else:
-                yield CachedBatch(None, _captured(tensors), labels)
+                yield CachedBatch(None, _captured(tensors, self.layers), labels)
 
 
 def extract(
@@ -74,30 +77,32 @@ def extract(
     if vqt.backbone_grad:
         raise ValueError("extract: expected a frozen backbone, got backbone_grad=True, which changes as it learns")
     folder = Path(out)
-    plan = {"what": what, "of": _identity(vqt, what, dtype)}
+    plan = {"what": what, "layers": vqt.layers, "of": _identity(vqt, what, dtype)}
     _start(folder, plan)
     count, was = 0, vqt.training
     vqt.eval()
     try:
         for count, item in enumerate(loader, 1):
             images, labels = _parts(item)
-            digest = _digest(images)
+            digest = _digest(images, labels)
             path = _shard(folder, count - 1)
             if path.is_file():
                 _check_same(path, digest)
                 continue
             with torch.no_grad():
-                tensors = _tensors(vqt, images.to(vqt.like), what)
+                tensors = _tensors(vqt, images.to(vqt.like.device), what)
             tensors = {name: value.to(dtype or value.dtype).cpu().contiguous() for name, value in tensors.items()}
             if labels is not None:
                 tensors["labels"] = labels.cpu().contiguous()
             partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-            save_file(tensors, partial, metadata={"images": digest})
+            save_file(tensors, partial, metadata={"batch": digest})
             os.replace(partial, path)
     finally:
         vqt.train(was)
     if _shard(folder, count).is_file():
         raise ValueError(f"{folder}: expected the batches that were cached here before, the loader has {count} only")
+    if count == 0:
+        raise ValueError("extract: expected at least one batch, the loader gave none")
     _write_plan(folder, {**plan, "batches": count})
     return FeatureCache(folder)
 
@@ -112,23 +117,31 @@ def _tensors(vqt: Any, images: Tensor, what: What) -> dict[str, Tensor]:
     return tensors
 
 
-def _captured(tensors: dict[str, Tensor]) -> Captured:
-    places = range(sum(name.startswith("k.") for name in tensors))
-    kept = tuple(Kept("kv", (tensors[f"k.{place}"], tensors[f"v.{place}"])) for place in places)
+def _captured(tensors: dict[str, Tensor], layers: tuple[int, ...]) -> Captured:
+    kept = tuple(Kept("kv", (tensors[f"k.{place}"], tensors[f"v.{place}"])) for place in range(len(layers)))
     pooled = tensors["pooled"]
     # Tokens are not cached, since no readout looks at them.
-    return Captured(pooled, pooled.new_empty(len(pooled), 0, 0), kept)
+    return Captured(pooled, pooled.new_empty(len(pooled), 0, 0), kept, layers)
 
 
 def _identity(vqt: Any, what: What, dtype: torch.dtype | None) -> str:
     """Of all that decides what comes out; the queries do so for features only."""
     settings = {"what": what, "layers": vqt.layers, "dtype": str(dtype), "stored": str(vqt.store_dtype)}
-    settings["exclude_prompts"] = vqt.exclude_prompts
+    settings |= {"exclude_prompts": vqt.exclude_prompts, "backbone": _make_up(vqt.vit)}
     if what == "features":
         names = ("num_tokens", "readout", "normalize", "include_final")
         settings |= {name: getattr(vqt, name) for name in names}
-        settings["queries"] = fingerprint(vqt, {})
+        settings["queries"] = fingerprint(vqt, {name: _make_up(part) for name, part in vqt.named_children()})
     return fingerprint(vqt.vit, settings)
+
+
+def _make_up(net: nn.Module) -> dict[str, Any]:
+    """Class and plain settings of every module, which its weights do not show: heads, pooling, activations."""
+    found = {}
+    for name, module in net.named_modules():
+        plain = {own: value for own, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        found[name] = [type(module).__qualname__, {own: plain[own] for own in plain.keys() - _HOW}]
+    return found
 
 
 def _parts(item: Any) -> tuple[Tensor, Tensor | None]:
@@ -138,16 +151,23 @@ def _parts(item: Any) -> tuple[Tensor, Tensor | None]:
     return parts[0], parts[1] if len(parts) == 2 else None
 
 
-def _digest(images: Tensor) -> str:
-    data = images.detach().cpu().contiguous()
-    head = f"{data.dtype} {list(data.shape)}".encode()
-    return hashlib.sha256(head + data.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+def _digest(images: Tensor, labels: Tensor | None) -> str:
+    digest = hashlib.sha256()
+    for part in (images, labels):
+        if part is not None:
+            data = part.detach().cpu().contiguous()
+            digest.update(f"{data.dtype} {list(data.shape)}".encode())
+            digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check_same(path: Path, digest: str) -> None:
     with safe_open(path, framework="pt") as file:
-        if file.metadata()["images"] != digest:
-            raise ValueError(f"{path}: expected the images that were cached here before; the loader changed its order")
+        if file.metadata()["batch"] != digest:
+            raise ValueError(
+                f"{path}: expected the images and labels that were cached here before; the loader changed its order or "
+                "its labels; extract these into another folder"
+            )
 
 
 def _start(folder: Path, plan: dict[str, Any]) -> None:

@@ -128,10 +128,18 @@ class VQT(FrozenBackbone):
 
                 hooks.callback(block.watch(block.settle(mode or self.kv_mode), keep).remove)
             features, pooled = self.run_backbone(images)
-        return Captured(pooled, features, tuple(kept))
+        return Captured(pooled, features, tuple(kept), tuple(self.layers))
 
     def read(self, captured: Captured, *, skip: Collection[int] = ()) -> ReadoutOutput:
-        """What the queries make of one forward of the backbone; the result as of `forward`. Raises: as forward."""
+        """What the queries make of one forward of the backbone; the result as of `forward`.
+
+        Raises: as forward; ValueError for what blocks of other `layers` left behind.
+        """
+        if captured.layers != tuple(self.layers):
+            raise ValueError(
+                f"{self.name}: expected what blocks {self.layers} left behind, got that of {list(captured.layers)}; "
+                "capture or extract with the same layers"
+            )
         active = set(self._active(skip))
         read: list[Tensor | None] = []
         for place, kept in enumerate(captured.kept):
