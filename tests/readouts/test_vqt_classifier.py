@@ -2,16 +2,19 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vistok.layers.group_lasso import select_features
 from vistok.readouts.vqt import VQT
 from vistok.readouts.vqt_classifier import VQTClassifier
+from vistok.weights import load_weights
 
-from .conftest import DEPTH, WIDTH
+from .conftest import DEPTH, WIDTH, randomize, timm_vit
 
 CLASSES = 5
 
@@ -54,6 +57,22 @@ def test_a_pruned_head_gives_the_logits_of_the_dense_one_with_zeroed_columns(
     assert set(model.state_dict()) == {"queries", "head.weight", "head.bias", "select_ids"}
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(images), model(images))
+
+
+def test_a_pruned_head_and_a_whole_backbone_come_back_from_a_file(
+    model: VQTClassifier, images: Tensor, tmp_path: Path
+) -> None:
+    model.head.prune(select_features(model.head.weight, 0.3), reset=False)
+    for full, seed in ((False, 0), (True, 5)):
+        save_file(model.state_dict(full=full), tmp_path / "model.safetensors")
+        fresh = VQTClassifier(VQT(randomize(timm_vit(), seed), 2), CLASSES).eval()
+        load_weights(fresh, tmp_path)
+        assert torch.equal(fresh(images), model(images))
+    partial = model.vqt.state_dict(full=True)
+    del partial["vit.norm.weight"]
+    save_file(partial, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="missing norm.weight"):
+        load_weights(VQT(model.vqt.vit, 2), tmp_path)
 
 
 def test_layers_that_a_pruned_head_does_not_look_at_are_named_and_not_worked_out(

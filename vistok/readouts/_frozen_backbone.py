@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vistok.readouts._backbones import backbone_of, build_backbone
 from vistok.readouts._blocks import UnsupportedBackboneError
+from vistok.weights import load_tensors
 
 
 class FrozenBackbone(nn.Module):
@@ -63,6 +64,18 @@ class FrozenBackbone(nn.Module):
             for name in _frozen_names(self.vit, f"{kwargs.get('prefix', '')}vit."):
                 found.pop(name, None)
         return found
+
+    def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Names as they are; of `state_dict(full=True)` the frozen backbone goes into `vit` and is left out.
+
+        Raises: ValueError if it does not fit.
+        """
+        frozen = _frozen_names(self.vit, "vit.")
+        given = {name.removeprefix("vit."): value for name, value in tensors.items() if name in frozen}
+        if given:
+            learned = {name: value for name, value in self.vit.state_dict().items() if f"vit.{name}" not in frozen}
+            load_tensors(self.vit, {**learned, **given}, "the backbone of the checkpoint does not fit")
+        return {name: value for name, value in tensors.items() if name not in frozen}
 
 
 def _frozen_names(vit: nn.Module, prefix: str) -> set[str]:

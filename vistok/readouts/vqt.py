@@ -182,7 +182,7 @@ class VQT(FrozenBackbone):
         Raises: ValueError if it does not fit.
         """
         if not is_official(tensors):
-            return dict(tensors)
+            return super().rename_keys(tensors)
         official = split_official(tensors)
         if official.backbone:
             load_tensors(self.vit, official.backbone, f"the backbone of the checkpoint does not fit {self.name}")

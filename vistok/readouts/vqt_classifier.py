@@ -53,10 +53,12 @@ class VQTClassifier(nn.Module):
         return found
 
     def rename_keys(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As `VQT.rename_keys`, with the authors' head."""
-        if not is_official(tensors):
-            return dict(tensors)
-        return {**self.vqt.rename_keys(tensors), **split_official(tensors).head}
+        """As `VQT.rename_keys`, with the authors' head; one that was pruned cuts this one to size."""
+        found = self.vqt.rename_keys(tensors)
+        if is_official(tensors):
+            return {**found, **split_official(tensors).head}
+        _cut(self.head, found.get("select_ids"))
+        return found
 
     def _dead(self) -> list[int]:
         return self.head.dead_groups(self.vqt.groups)
@@ -70,6 +72,9 @@ def _enter_parts(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) 
             state_dict[f"{prefix}head.select_ids"] = state_dict.pop(name)
         elif not own.startswith(("head.", "vqt.")):
             state_dict[f"{prefix}vqt.{own}"] = state_dict.pop(name)
-    ids = state_dict.get(f"{prefix}head.select_ids")
-    if ids is not None and module.head.select_ids is None:
-        module.head.prune(ids, reset=False)
+    _cut(module.head, state_dict.get(f"{prefix}head.select_ids"))
+
+
+def _cut(head: FeatureHead, ids: Tensor | None) -> None:
+    if ids is not None and head.select_ids is None:
+        head.prune(ids, reset=False)
