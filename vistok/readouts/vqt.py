@@ -185,7 +185,11 @@ class VQT(FrozenBackbone):
             return super().rename_keys(tensors)
         official = split_official(tensors)
         if official.backbone:
-            load_tensors(self.vit, official.backbone, f"the backbone of the checkpoint does not fit {self.name}")
+            # The authors' backbone ends behind its last norm; a classifier on top of ours is never asked.
+            head = {name: value for name, value in self.vit.state_dict().items() if name.startswith("head.")}
+            load_tensors(
+                self.vit, {**head, **official.backbone}, f"the backbone of the checkpoint does not fit {self.name}"
+            )
         return official.readout
 
     def _block(self, layer: int, mode: str | None = None) -> QueryBlock:
