@@ -113,7 +113,9 @@ def test_it_runs_under_autocast(readout: Any, name: str, images: Tensor) -> None
     exact = readout(images).features
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = readout(images).features
-    torch.testing.assert_close(features.float(), exact, atol=0.15, rtol=0.05)
+    # Features of length one are small each: only their direction shows that they are wrong.
+    assert bool((nn.functional.cosine_similarity(features.float(), exact) > 0.99).all())
+    torch.testing.assert_close(features.float().norm(dim=1), exact.norm(dim=1), rtol=0.05, atol=0)
     if "learn" not in readout.cannot:
         features.float().square().sum().backward()
         assert all(value.grad is not None and bool(value.grad.isfinite().all()) for value in learned(readout).values())
