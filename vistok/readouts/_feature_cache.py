@@ -157,7 +157,7 @@ def _digest(images: Tensor, labels: Tensor | None) -> str:
         if part is not None:
             data = part.detach().cpu().contiguous()
             digest.update(f"{data.dtype} {list(data.shape)}".encode())
-            digest.update(data.reshape(-1).view(torch.uint8).numpy())
+            digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
