@@ -69,3 +69,9 @@ def test_a_softmax_sampler_moves_to_the_hard_set():
 def test_mistakes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_parts_of_a_sample_are_cut_off_as_the_authors_do():
+    sampler = CurriculumSampler((15, 3))
+    assert sampler.generating == [15, 13, 12, 10, 9, 7, 6, 4, 3, 1]
+    assert sampler.reasoning == [0, 0, 3, 3, 6, 6, 9, 9, 12, 12]

@@ -48,8 +48,8 @@ class CurriculumSampler(Sampler[int]):
 
     @property
     def generating(self) -> list[int]:
-        """Samples of generation in each epoch."""
-        return [round(self.total * share) for share in self.fractions]
+        """Samples of generation in each epoch, int(total * fraction) as in the authors' code."""
+        return [int(self.total * share) for share in self.fractions]
 
     @property
     def reasoning(self) -> list[int]:
