@@ -19,6 +19,11 @@ def test_relative_error_and_share_within_a_quarter():
     assert delta_1(DECODED, TRUE).tolist() == [0.5, 0.75]  # 8 against 6 is a factor of 1.33
 
 
+def test_a_predicted_depth_below_zero_is_near_nothing():
+    predicted = torch.tensor([[-1.0, 0.0, 1.0, 1.1]])
+    assert delta_1(predicted, torch.ones(1, 4)).tolist() == [0.5]
+
+
 def test_maps_that_do_not_fit_or_hold_no_depth_are_refused():
     for predicted, target in ((TRUE, TRUE[:1]), (TRUE, TRUE - 1)):
         with pytest.raises(ValueError, match="maps of one shape and targets > 0"):

@@ -28,9 +28,11 @@ def abs_rel(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def delta_1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Maps [B, ...] of depth > 0 -> share of pixels within a factor of 1.25 [B]. Raises: as `abs_rel`."""
+    """Maps [B, ...] of depth -> share of pixels within a factor of 1.25 [B]; none <= 0 is. Raises: as `abs_rel`."""
     _check(predicted, target)
-    return (torch.maximum(predicted / target, target / predicted) < _NEAR_ENOUGH).flatten(1).float().mean(1)
+    near = torch.maximum(predicted / target, target / predicted) < _NEAR_ENOUGH
+    # Both ratios of a depth below 0 are negative, hence below any factor.
+    return (near & (predicted > 0)).flatten(1).float().mean(1)
 
 
 def _check(predicted: Tensor, target: Tensor) -> None:
