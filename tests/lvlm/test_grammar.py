@@ -183,6 +183,28 @@ def test_required_spans_take_the_probability_of_the_end_and_leave_the_rest(host)
     assert grammar(torch.tensor([[5, opener]]), wants_end).argmax() in attachment.maps["pixel"].codes
 
 
+def test_a_required_span_of_many_first_ids_begins_where_the_end_is_the_likeliest(host):
+    tokenizer, _, attachment = host
+    loc = attachment.maps["loc"]
+    logits = torch.zeros(1, len(tokenizer)).index_fill(1, torch.tensor([EOS]), 5.0)
+    logits[0, 7], logits[0, loc.codes[3]] = 4.0, 0.5
+    found = PerceptionGrammar([loc_rule(loc)], require=["loc"], eos=EOS)(torch.tensor([[5]]), logits)
+    assert found[0].argmax() == loc.codes[3]
+    torch.testing.assert_close(
+        found[0].logsumexp(0), PerceptionGrammar([loc_rule(loc)])(torch.tensor([[5]]), logits)[0].logsumexp(0)
+    )
+
+
+def test_ids_in_a_buffer_that_is_written_over_are_read_anew(host):
+    loc = host[2].maps["loc"]
+    grammar = PerceptionGrammar([loc_rule(loc)])
+    buffer = torch.tensor([[5, loc.codes[2], 0], [6, 7, 0]])
+    grammar.states(buffer[:, :2])
+    buffer[:, :2] = buffer[[1, 0], :2]
+    buffer[:, 2] = torch.tensor([8, loc.codes[4]])
+    assert [state.inside for state in grammar.states(buffer)] == [(), (loc.codes[2], loc.codes[4])]
+
+
 @pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
 def test_punctuation_of_boxes_is_what_the_tokenizer_makes_of_it(kind):
     tokenizer = TOKENIZERS[kind]()

@@ -32,8 +32,9 @@ class PerceptionGrammar(LogitsProcessor):
 
     Ids of a span stand in spans only. A state comes from `input_ids` alone, so reordered beams keep theirs; rows that
     go on from one of the last call are read from there. require: names of rules of which a span must come before the
-    end: whatever probability the end had goes to the beginning of that span. prompt_length: leading ids to pass over,
-    0 if spans of the prompt count and may be unfinished; with `inputs_embeds` the prompt is not among `input_ids`.
+    end: whatever probability the end had goes to the likeliest id that begins such a span. prompt_length: leading ids
+    to pass over, 0 if spans of the prompt count and may be unfinished; with `inputs_embeds` the prompt is not among
+    `input_ids`.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class PerceptionGrammar(LogitsProcessor):
             if state.dead and parent is None:
                 self._report(row.tolist(), place)
             states.append(state)
-        self._ids, self._states = ids, states
+        # On the CPU these may be part of a buffer that a search writes its next beams to.
+        self._ids, self._states = ids.clone(), states
         return states
 
     def advance(self, state: SpanState, number: int) -> SpanState:
@@ -146,9 +148,11 @@ class PerceptionGrammar(LogitsProcessor):
         # Behind an opener the span itself is next; elsewhere the opener is.
         entry = self._beginning(state, lacking[0]) or rule.openers[:1]
         ends, first = _index(self.ends, row), _index(entry, row)
-        end = row[ends].logsumexp(0) - torch.log(row.new_tensor(float(len(entry))))
+        # Spread over a thousand ids it would outweigh no word, and greedy search would write words for ever.
+        likeliest = first[row[first].argmax()]
+        end = row[ends].logsumexp(0)
         row[ends] = float("-inf")
-        row[first] = torch.logaddexp(row[first], end)
+        row[likeliest] = torch.logaddexp(row[likeliest], end)
         return row
 
     def _beginning(self, state: SpanState, place: int) -> tuple[int, ...]:
