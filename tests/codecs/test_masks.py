@@ -164,3 +164,11 @@ def test_files_without_the_moving_averages_load(tmp_path):
     masks = example(codec, torch.Generator().manual_seed(0))
     assert torch.equal(loaded.eval().encode(masks).indices, codec.encode(masks).indices)
     assert torch.equal(loaded.network.codes._ema_w, loaded.network.codebook)
+
+
+def test_everything_stays_on_the_device_of_what_is_given():
+    codec, masks = tiny(), example(None, torch.Generator().manual_seed(0))
+    boxes = tight_boxes(masks)
+    with torch.device("meta"):  # where anything made without a device of its own goes
+        tokens = codec.encode(masks, boxes)
+        assert tokens.indices.device.type == codec.decode(tokens).device.type == "cpu"

@@ -56,3 +56,10 @@ def test_maps_that_hold_no_such_depth_are_refused(settings, maps, message):
 def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="expected polarity in"):
         DepthRange("up")
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_limits_are_on_the_device_of_the_maps(normalize, generator):
+    maps = torch.rand(2, 1, 4, 4, generator=generator)
+    with torch.device("meta"):  # where anything made without a device of its own goes
+        assert DepthRange(normalize=normalize).apply(maps).values.device.type == "cpu"

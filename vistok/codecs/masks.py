@@ -90,7 +90,7 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
 
     @torch.no_grad()
     def decode(self, tokens: TokenTensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Tokens [N, 20] -> masks [N, H, W] bool; size: (H, W) of the picture, that of `encode` if not given.
+        """Tokens [N, 20] -> masks [N, H, W] bool there; size: (H, W) of the picture, that of `encode` if not given.
 
         A box that is less than a pixel wide or high leaves its mask empty.
         Raises: ValueError for ids that are no mask, or if the size is not known.
@@ -102,13 +102,14 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
         ids = self._ids(tokens)
         patterns = self.network.decode((ids[:, _BOX:] - _LOC_BINS).unflatten(1, self.grid))
         # The reference takes int(i / 1023 * H) in float64; float32 would put some edges a pixel off.
-        places = ids[:, :_BOX].double() / (_LOC_BINS - 1) * torch.tensor([height, width, height, width])
-        masks = torch.zeros(len(ids), height, width, dtype=torch.bool)
+        sides = torch.tensor([height, width, height, width], device=ids.device)
+        places = ids[:, :_BOX].double() / (_LOC_BINS - 1) * sides
+        masks = torch.zeros(len(ids), height, width, dtype=torch.bool, device=ids.device)
         for mask, pattern, corners in zip(masks, patterns, places.long().tolist(), strict=True):
             top, left, bottom, right = corners
             if bottom > top and right > left:
                 resized = F.interpolate(pattern[None], (bottom - top, right - left), mode="bilinear", antialias=True)
-                mask[top:bottom, left:right] = resized[0, 0].cpu() > _HALF
+                mask[top:bottom, left:right] = resized[0, 0].to(mask.device) > _HALF
         return masks
 
     def to_text(self, tokens: TokenTensor, labels: Sequence[str] | None = None) -> list[str]:
@@ -172,9 +173,8 @@ class Masks(nn.Module, PyTorchModelHubMixin, library_name="vistok", license="apa
     def _cut(self, mask: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
         """The box's part of mask [H, W] at S x S: [1, S, S]. A box that rounds to nothing is its nearest pixel."""
         height, width = size
-        left, top, right, bottom = (
-            torch.round(box.double() * torch.tensor([width, height, width, height])).long().tolist()
-        )
+        sides = torch.tensor([width, height, width, height], device=box.device)
+        left, top, right, bottom = torch.round(box.double() * sides).long().tolist()
         top, left = min(top, height - 1), min(left, width - 1)
         part = mask[None, None, top : max(bottom, top + 1), left : max(right, left + 1)]
         return F.interpolate(part, (self.image_size, self.image_size), mode="bilinear", antialias=True)[0]

@@ -89,4 +89,4 @@ class DepthRange:
         low, high = float(values.min()), float(values.max())
         if low < 0 or high > 1:
             raise ValueError(f"depth: expected maps in 0..1 to leave as they are, got {low:.3g}..{high:.3g}")
-        return torch.zeros(len(values)), torch.ones(len(values))
+        return values.new_zeros(len(values)), values.new_ones(len(values))
