@@ -63,3 +63,8 @@ def test_settings_that_make_no_square_are_refused(mode, size):
 def test_pictures_without_a_size_are_refused():
     with pytest.raises(ValueError, match="1 pixel or more"):
         BoxFrame().of(torch.zeros(1, 4), (0, 10))
+
+
+def test_whole_numbers_are_refused_since_shares_of_the_sides_are_none():
+    with pytest.raises(ValueError, match=r"float in 0\.\.1.*torch.int64"):
+        BoxFrame("pad").of(torch.tensor([[0, 0, 1, 1]]), (100, 200))

@@ -59,9 +59,10 @@ class BoxFrame:
     def _move(self, like: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """scale, shift [2k]: square = picture * scale + shift. Offsets are whole pixels, as those of `picture`."""
         height, width = size
-        if height < 1 or width < 1 or like.shape[-1] % 2:
+        if height < 1 or width < 1 or like.shape[-1] % 2 or not like.is_floating_point():
             raise ValueError(
-                f"BoxFrame: expected pairs x, y and a size (H, W) of 1 pixel or more, got {list(like.shape)} and {size}"
+                f"BoxFrame: expected pairs x, y, float in 0..1, and a size (H, W) of 1 pixel or more, got "
+                f"{list(like.shape)} {like.dtype} and {size}"
             )
         sides, offsets = [1.0, 1.0], [0.0, 0.0]
         if self.mode != "squash":
