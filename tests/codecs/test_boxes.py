@@ -198,3 +198,15 @@ def test_unknown_styles_and_rules_are_refused():
         codec("pixel336", style="kosmos")
     with pytest.raises(ValueError, match="a rule in"):
         codec("pixel336", rounding="up")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_values_of_sixteen_bits_go_to_the_bins_that_they_lie_in(dtype):
+    codec = vistok.codec("loc1000")
+    corners = torch.tensor([[0.0, 0.0625, 0.5, 1.0]], dtype=dtype)  # exact in 16 bits
+    assert codec.encode(corners).indices.tolist() == [[0, 62, 500, 999]]
+
+
+def test_no_bins_are_refused_rather_than_taken_for_those_of_the_style():
+    with pytest.raises(ValueError, match="at least 2"):
+        vistok.codec("pixel336", bins=0)

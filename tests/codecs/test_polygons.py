@@ -79,6 +79,7 @@ def test_an_outline_that_breaks_off_does_not_take_the_next_one_with_it():
         ([[]], "at least one polygon of thing 0"),
         ([[torch.rand(2, 2)]], "3 or more"),
         ([[torch.rand(4, 3)]], "3 or more"),
+        ([[torch.tensor([[0, 0], [1, 0], [1, 1]])]], "expected floats"),
     ],
 )
 def test_what_has_no_outline_is_refused(things, message):

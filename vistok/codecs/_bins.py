@@ -28,8 +28,11 @@ class Bins:
             raise ValueError(f"bins: expected at least 2 and a rule in {RULES}, got {self.count} and {self.rule!r}")
 
     def of(self, values: Tensor) -> Tensor:
-        """values [...] float in 0..1 -> bins [...] int64. Raises: ValueError naming the range that was given."""
-        slack = torch.finfo(values.dtype).eps * self.count
+        """values [...] float in 0..1 -> bins [...] int64. Raises: ValueError naming the dtype or range it was given."""
+        if not values.is_floating_point():
+            raise ValueError(f"coordinates: expected floats in 0..1, got {values.dtype}; divide by the image's size")
+        # What a float32 is off. A value of 16 bits may be off by whole bins, either way, which no slack can mend.
+        slack = min(torch.finfo(values.dtype).eps, torch.finfo(torch.float32).eps) * self.count
         values = values.double()
         if values.numel() and not (float(values.min()) >= -_SLACK and float(values.max()) <= 1 + _SLACK):
             raise ValueError(

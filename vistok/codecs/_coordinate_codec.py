@@ -31,7 +31,7 @@ class CoordinateCodec:
         Raises: ValueError for an unknown style or rule.
         """
         self.name, self.style = name, style_of(style)
-        self.bins = Bins(bins or self.style.bins, rounding or self.style.rule)
+        self.bins = Bins(self.style.bins if bins is None else bins, rounding or self.style.rule)
         self.codes = self.style.codes(self.bins.count)
         self._scanner = Scanner(self.codes, (), self.style.look)
 
