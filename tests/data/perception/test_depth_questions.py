@@ -46,6 +46,13 @@ def test_farthest_turns_the_answer_around():
     assert values[near["label"]] == max(values.values()) and values[far["label"]] == min(values.values())
 
 
+def test_the_farthest_is_asked_for_in_words_where_it_is_the_answer():
+    asked = {far: DepthCoT(encode, farthest=far).reasoning(PICTURE)["conversations"] for far in (False, True)}
+    assert "closest to the camera" in asked[False][0]["value"] and "is highest at point" in asked[False][1]["value"]
+    assert "farthest from the camera" in asked[True][0]["value"] and "is lowest at point" in asked[True][1]["value"]
+    assert "farthest from the camera" in DepthQA(encode, farthest=True).direct(PICTURE)["conversations"][0]["value"]
+
+
 def test_a_picture_without_points_gives_no_record():
     flat = DepthPicture("flat.png", np.full((336, 336), 7.0))
     assert DepthQA(encode).direct(flat) is None and DepthCoT(encode).reasoning(flat) is None

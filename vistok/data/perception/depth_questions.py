@@ -28,20 +28,21 @@ class DepthPicture(NamedTuple):
 class DepthTemplates:
     """Texts with {labels}, {points}, {side}; answers with {points}, {depth}, {readings}, {label} and {name} as well.
 
+    {which} is "closest to" and {most} "highest", or "farthest from" and "lowest" where the farthest is asked for.
     point, reading: one point in {points} and in {readings}, with {label}, {x}, {y}, {name}, {code}; the latter is what
     `DepthCoT(reading=...)` says of it.
     """
 
     generation: str = "Write down the depth map of this picture."
     generation_answer: str = "{depth}"
-    direct: str = "The circled points are {labels}. Which of them is closest to the camera?"
+    direct: str = "The circled points are {labels}. Which of them is {which} the camera?"
     direct_answer: str = "({label})"
     reasoning: str = (
-        "The circled points are {labels}. Which of them is closest to the camera? Go step by step: the picture is "
+        "The circled points are {labels}. Which of them is {which} the camera? Go step by step: the picture is "
         "{side} x {side} pixels; say where each point is, write down the depth map, then compare the map's values "
         "there, where a higher value is nearer."
     )
-    reasoning_answer: str = "{points}. The depth map is {depth}. Its value is highest at point {label}: ({label})"
+    reasoning_answer: str = "{points}. The depth map is {depth}. Its value is {most} at point {label}: ({label})"
     point: str = "Point {label} is located at (x = {x} y = {y})"
     reading: str = "{label} {code}"
     between: str = ", "
@@ -79,6 +80,8 @@ class DepthQA:
             "labels": texts.between.join(sorted(marker.label for marker in markers)),
             "points": texts.between.join(points),
             "side": str(len(picture.depth)),
+            "which": "farthest from" if self.farthest else "closest to",
+            "most": "lowest" if self.farthest else "highest",
             "label": right.label,
             "name": right.name,
         }
