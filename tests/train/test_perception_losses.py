@@ -43,6 +43,11 @@ def test_soft_targets_are_a_softmax_of_squared_distances():
     assert torch.allclose(found, torch.softmax(-torch.tensor([[1.0, 1.0, 10.0]]) / 2, 1), atol=1e-5)
 
 
+def test_soft_targets_of_sixteen_bits_are_those_of_the_same_values_in_float32():
+    vectors, book = torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    assert torch.equal(soft_targets(vectors.bfloat16(), book), soft_targets(vectors, book))
+
+
 def test_the_reconstruction_loss_reaches_logits_at_span_positions_only():
     book = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     scores, places, target = logits(2, 6), torch.tensor([[1, 2], [3, 4]]), torch.tensor([[0, 2], [1, 1]])

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from vistok.lvlm.vocabulary import VocabMap
 
-IGNORED = -100
-
 
 def distill_loss(logits: Tensor, target: Tensor, codes: VocabMap, *, restrict: bool = False) -> Tensor:
     """-sum_i q_i log p_M(i), mean over positions, [] float32.
@@ -37,9 +35,9 @@ def distill_loss(logits: Tensor, target: Tensor, codes: VocabMap, *, restrict: b
 
 
 def soft_targets(vectors: Tensor, codebook: Tensor, temperature: float = 1.0) -> Tensor:
-    """softmax(-|z - e|^2 / T) of encoder outputs [..., D] over the codebook [K, D] -> [..., K]; the form is ours."""
+    """softmax(-|z - e|^2 / T) of encoder outputs [..., D] over the codebook [K, D] -> [..., K] float32; ours."""
     flat = vectors.flatten(0, -2) if vectors.ndim > 1 else vectors[None]
-    distances = torch.cdist(flat, codebook).square()
+    distances = torch.cdist(flat.float(), codebook.float()).square()
     return (-distances / temperature).softmax(-1).reshape(*vectors.shape[:-1], len(codebook))
 
 
