@@ -210,3 +210,10 @@ def test_values_of_sixteen_bits_go_to_the_bins_that_they_lie_in(dtype):
 def test_no_bins_are_refused_rather_than_taken_for_those_of_the_style():
     with pytest.raises(ValueError, match="at least 2"):
         vistok.codec("pixel336", bins=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_without_boxes_is_no_box(name):
+    codec = vistok.codec(name)
+    tokens = codec.tokens([span for span in codec.parse("nothing here") if isinstance(span, Span)])
+    assert codec.decode(tokens).shape == codec.encode(torch.zeros(0, 4)).indices.shape == (0, 4)
