@@ -104,7 +104,7 @@ def test_settings_that_make_no_network_are_refused(wrong, message):
         small(**wrong)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 16, 18), (1, 3, 16, 16), (16, 16)])
+@pytest.mark.parametrize("shape", [(1, 1, 16, 18), (1, 3, 16, 16), (16, 16), (16,)])
 def test_maps_that_do_not_fit_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected maps \[B, 1, H, W\]"):
         small().encode(torch.zeros(shape))

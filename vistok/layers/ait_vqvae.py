@@ -144,8 +144,8 @@ class AitVqvae(nn.Module):
 
         Raises: ValueError naming the shape if sides are no multiples of `downsample` or channels do not fit.
         """
-        height, width = maps.shape[-2:]
-        if maps.ndim != 4 or maps.shape[1] != self.channels or height % self.downsample or width % self.downsample:
+        fits = maps.ndim == 4 and maps.shape[1] == self.channels
+        if not fits or maps.shape[2] % self.downsample or maps.shape[3] % self.downsample:
             raise ValueError(
                 f"AitVqvae: expected maps [B, {self.channels}, H, W] with sides that are multiples of "
                 f"{self.downsample}, got {list(maps.shape)}; resize them first"
