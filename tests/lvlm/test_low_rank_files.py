@@ -49,3 +49,10 @@ def test_files_that_do_not_fit_change_nothing_and_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"expected the model to have model.layers.9.mlp.up_proj .* got none"):
         merge_low_rank(tmp_path / "c.safetensors", model)
     assert all(torch.equal(value, llama().state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("other", [{}, {"lm_head.A": torch.ones(3, 16)}])
+def test_a_matrix_without_its_partner_is_named(tmp_path, other):
+    save_file({"lm_head.B": torch.ones(24, 2)} | other, tmp_path / "a.safetensors", {"format": "vistok.low_rank.1"})
+    with pytest.raises(ValueError, match=r"expected lm_head.A \[r, in\] and lm_head.B \[out, r\]"):
+        merge_low_rank(tmp_path / "a.safetensors", llama())

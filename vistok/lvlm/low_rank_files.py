@@ -50,6 +50,9 @@ def merge_low_rank(file: str | Path, model: Any) -> None:
     for name in sorted({tensor.rpartition(".")[0] for tensor in tensors}):
         module = modules.get(name)
         weight = getattr(module, "weight", None)
+        pair = [list(tensors[key].shape) for key in (f"{name}.A", f"{name}.B") if key in tensors]
+        if [len(shape) for shape in pair] != [2, 2] or pair[0][0] != pair[1][1]:
+            raise ValueError(f"{file}: expected {name}.A [r, in] and {name}.B [out, r], got shapes {pair}")
         update = tensors[f"{name}.B"] @ tensors[f"{name}.A"]
         if not isinstance(weight, Tensor) or weight.shape != update.shape:
             raise ValueError(
