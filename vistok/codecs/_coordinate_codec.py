@@ -137,7 +137,7 @@ class CoordinateCodec:
         """[N, M] x before y <-> in the order of the text."""
         if not self.style.y_first:
             return coordinates
-        return coordinates.unflatten(1, (self.num_tokens // 2, 2)).flip(-1).flatten(1)
+        return coordinates.reshape(len(coordinates), self.num_tokens // 2, 2).flip(-1).flatten(1)
 
     def _ids(self, tokens: TokenTensor) -> Tensor:
         return item_ids(self.name, tokens, self.num_tokens, len(self.codes))
