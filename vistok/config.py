@@ -1,12 +1,13 @@
 """YAML presets: a name is a file `configs/<folder>/<name>.yaml` that says its method and the method's settings."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -117,6 +118,42 @@ def check_settings(owner: str, build: Callable[..., Any], settings: Iterable[str
     for name in settings:
         if name not in allowed:
             raise TypeError(unknown(f"{owner} setting", name, allowed))
+
+
+def check_types(owner: str, build: type, settings: Mapping[str, Any]) -> None:
+    """Raise TypeError naming the setting whose value is not of the type that the dataclass `build` gives it.
+
+    Whole numbers do for float, lists for tuples, and everything for what a mapping holds.
+    """
+    hints = get_type_hints(build)
+    for name, value in settings.items():
+        if not _is_of(value, hints[name]):
+            hint = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
+            raise TypeError(f"{owner} setting {name!r}: expected {hint}, got {value!r}{_yaml_hint(value)}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, option) for option in inside)
+    if origin is list or (origin is tuple and inside[-1] is Ellipsis):
+        return isinstance(value, (list, tuple)) and all(_is_of(item, inside[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    plain = origin or hint
+    return not isinstance(plain, type) or isinstance(value, plain)
+
+
+def _yaml_hint(value: Any) -> str:
+    """What to write instead of a number that YAML 1.1 takes for text, as it does without a point: 3e-3."""
+    for item in value if isinstance(value, list) else [value]:
+        try:
+            number = float(item) if isinstance(item, str) else None
+        except ValueError:
+            continue
+        if number is not None:
+            return f"; YAML reads {item} as text here, write {number!r}"
+    return ""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from PIL import Image
 from skimage import data
 
 from vistok.cli.train import _read, train
-from vistok.config import check_settings, config_names
+from vistok.config import check_settings, check_types, config_names
 
 RECIPE = """
 method: autoencoder
@@ -30,7 +30,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", config_names("train"))
 def test_every_recipe_names_a_training_and_settings_that_it_takes(name):
     settings = _read(name)
-    check_settings(name, import_module(f"vistok.train.{settings.pop('method')}").Training, settings)
+    training = import_module(f"vistok.train.{settings.pop('method')}").Training
+    check_settings(name, training, settings)
+    check_types(name, training, settings)
 
 
 def test_a_recipe_file_trains_to_a_model_and_reports_its_numbers(folder):
@@ -54,3 +56,25 @@ def test_unknown_settings_and_missing_pictures_are_errors_that_say_what_to_do(fo
         train("vq_nano", str(folder / "run"))
     with pytest.raises(KeyError, match="vq_nano"):
         train("vq_nanno", str(folder / "run"), photos=[str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "learning_rate: 3e-3",
+            "'learning_rate': expected float, got '3e-3'; YAML reads 3e-3 as text .*write 0.003",
+        ),
+        ("scales: 64", r"'scales': expected list\[int\], got 64"),
+        ("scales: [64, 6.5]", r"'scales': expected list\[int\], got \[64, 6.5\]"),
+        ("bf16: maybe", "'bf16': expected bool, got 'maybe'"),
+        ("batch: true", "'batch': expected int, got True"),
+        ("settings: vq_nano", "'settings': expected dict"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_what_was_expected(folder, line, said):
+    recipe = [old for old in RECIPE.splitlines() if old.split(":")[0] != line.split(":")[0]]
+    (folder / "typed.yaml").write_text("\n".join([*recipe, line]))
+    with pytest.raises(TypeError, match=f"typed.yaml' setting {said}"):
+        train(str(folder / "typed.yaml"), str(folder / "typed"), photos=[str(folder)])
+    assert not (folder / "typed").exists()

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vistok.config import check_settings, merge_base, parse_yaml, read_yaml
+from vistok.config import check_settings, check_types, merge_base, parse_yaml, read_yaml
 from vistok.report.json_file import write_json
 
 
@@ -35,6 +35,7 @@ def train(
     given = {"out": out, "photos": photos, "steps": steps, **(options or {})}
     settings |= {name: value for name, value in given.items() if value is not None}
     check_settings(f"recipe {recipe!r}", module.Training, settings)
+    check_types(f"recipe {recipe!r}", module.Training, settings)
     if any(field.name == "photos" for field in fields(module.Training)) and not settings.get("photos"):
         raise ValueError("train: expected --photos with a folder of pictures; `vistok data photos DIR` fetches some")
     training = module.Training(**settings)
