@@ -49,7 +49,11 @@ def test_every_task_and_readout_has_a_result_and_a_second_run_keeps_them(trainin
     assert (probe.facts.features, vqt.facts.features, vqt.facts.kept_features) == (16, 16 + 2 * 2 * 16, 40)
     assert probe.kept_right is None and probe.facts.solved is not None
     assert vqt.kept_right is not None and vqt.facts.solved is None
-    assert train(training) == {"step": 0}
+    mean = (found["color", "vqt_t2"].accuracy + found["size", "vqt_t2"].accuracy) / 2
+    assert last["accuracy"] == pytest.approx(mean)
+    assert train(training) == {"step": 0, "accuracy": last["accuracy"]}
+    with pytest.raises(ValueError, match="run of other settings: epochs 2 there and 5 now; name another folder"):
+        train(replace(training, epochs=5))
     (Path(training.out) / "results" / "size.vqt_t2.safetensors").unlink()
     steps.clear()
     train(training, lambda step, values: steps.append(step))
@@ -149,6 +153,8 @@ def test_queries_learn_beside_the_head(training: Training) -> None:
         ({"tokens": [0]}, "numbers of queries >= 1"),
         ({"search_tokens": 0}, "search_tokens >= 1"),
         ({"validation_images": 12}, "validation_images in 1..11, got 12"),
+        ({"learning_rates": []}, "expected learning_rates"),
+        ({"keep": 0.0}, r"keep in \(0, 1\]"),
         ({"solver": "lion"}, "solver adam or sgd"),
     ],
 )

@@ -5,12 +5,13 @@ out, then one fit on all of them per seed, measured on test images. VQT is then 
 but queries and heads is trained; the backbone runs once for each image.
 """
 
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vistok.data.shard import write_atomic
 from vistok.layers.feature_head import FeatureHead
 from vistok.metrics.linear_probe import linear_probe
 from vistok.readouts._captured import Captured
@@ -33,7 +35,9 @@ from vistok.train.labelled_images import FASHION, classes_of, labelled_images, s
 from vistok.train.metrics_log import append_row
 from vistok.train.standardized_head import standardized
 from vistok.train.step_loop import OnStep
-from vistok.train.vqt_results import Facts, Result, result_file, write_result
+from vistok.train.vqt_results import Facts, Result, read_results, result_file, write_result
+
+_FREE = ("out", "tasks", "tokens", "fashion_mnist", "threads")  # a run may go on with others of these
 
 
 @dataclass(frozen=True)
@@ -100,20 +104,39 @@ class LinearProbe(nn.Module):
 def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]:
     """Fit all readouts on all tasks; results lie in `out/results`, the first seed's VQTs in `out/model`.
 
-    Results that are there already are kept. Returns the mean accuracy of VQT with most queries, as "accuracy".
-    Raises: ValueError for a task, solver, seeds or numbers of images that there cannot be, and as `VQT` and
-    `labelled_images`.
+    Results that are there already are kept. Returns the mean accuracy over tasks with most queries, as "accuracy".
+    Raises: ValueError for a task, solver, seeds, rates, share or numbers of images that there cannot be, for a folder
+    with results of other settings, and as `VQT` and `labelled_images`.
     """
     comparison = Comparison(training)
     out = Path(training.out)
     out.mkdir(parents=True, exist_ok=True)
+    _same_settings(training, out / "config.json")
     metrics: dict[str, float] = {"step": 0}
     for done, result in enumerate(comparison.results(), 1):
         metrics = {"step": done, "accuracy": result.accuracy}
         append_row(out / "metrics.jsonl", {**metrics, "seconds": round(result.facts.seconds, 1)})
         if on_step is not None:
             on_step(done, metrics)
-    return metrics
+    most = max(training.tokens, default=0)
+    means = [
+        result.accuracy
+        for result in read_results(out)
+        if result.facts.tokens == most and result.facts.task in training.tasks
+    ]
+    return {**metrics, "accuracy": sum(means) / len(means)}
+
+
+def _same_settings(training: Training, file: Path) -> None:
+    """Keep the settings in a file. Raises: ValueError if it holds others that results there depend on."""
+    settings = asdict(training)
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name, value in settings.items() if name not in _FREE and kept.get(name) != value]
+        if changed:
+            told = ", ".join(f"{name} {kept.get(name)} there and {settings[name]} now" for name in changed)
+            raise ValueError(f"vqt: {file.parent} holds a run of other settings: {told}; name another folder")
+    write_atomic(file, json.dumps(settings, indent=2).encode())
 
 
 class Comparison:
@@ -131,6 +154,11 @@ class Comparison:
             )
         if config.search_tokens is not None and config.search_tokens < 1:
             raise ValueError(f"vqt: expected search_tokens >= 1, got {config.search_tokens}")
+        if not config.learning_rates or not config.weight_decays or not 0 < config.keep <= 1:
+            raise ValueError(
+                f"vqt: expected learning_rates, weight_decays and keep in (0, 1], got {config.learning_rates}, "
+                f"{config.weight_decays} and {config.keep}"
+            )
         if not 0 < config.validation_images < config.train_images:
             raise ValueError(
                 f"vqt: expected validation_images in 1..{config.train_images - 1}, got {config.validation_images}"
