@@ -43,20 +43,24 @@ def download_package(package: str, folder: Path) -> Path:
 def packed_files(archive: Path, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Path and content of each of the files `paths` inside a .deb, in the order they are packed in.
 
-    Raises: FileNotFoundError if there is no dpkg-deb; ValueError naming the files that are not inside.
+    Raises: FileNotFoundError if there is no dpkg-deb; ValueError for a damaged package, or naming the files that are
+    not inside.
     """
     if shutil.which("dpkg-deb") is None:
         raise FileNotFoundError("dpkg-deb is not here: install the package dpkg to open .deb files")
     wanted = dict.fromkeys(paths)
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        with tarfile.open(fileobj=process.stdout, mode="r|") as members:
+        try:
+            members = tarfile.open(fileobj=process.stdout, mode="r|")
             for member in members:
                 path = member.name.removeprefix("./")
                 content = members.extractfile(member) if path in wanted else None
                 if content is not None:
                     del wanted[path]
                     yield path, content.read()
+        except tarfile.TarError as error:
+            raise ValueError(f"{archive}: expected a whole Debian package: {error}; fetch it again") from error
     if wanted:
         raise ValueError(f"{archive.name}: expected {', '.join(wanted)} inside, found none of them; another version?")
 
