@@ -52,13 +52,13 @@ def packed_files(archive: Path, paths: Iterable[str]) -> Iterator[tuple[str, byt
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
-            members = tarfile.open(fileobj=process.stdout, mode="r|")
-            for member in members:
-                path = member.name.removeprefix("./")
-                content = members.extractfile(member) if path in wanted else None
-                if content is not None:
-                    del wanted[path]
-                    yield path, content.read()
+            with tarfile.open(fileobj=process.stdout, mode="r|") as members:
+                for member in members:
+                    path = member.name.removeprefix("./")
+                    content = members.extractfile(member) if path in wanted else None
+                    if content is not None:
+                        del wanted[path]
+                        yield path, content.read()
         except tarfile.TarError as error:
             raise ValueError(f"{archive}: expected a whole Debian package: {error}; fetch it again") from error
     if wanted:
