@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from vistok.data.claim import claim
+from vistok.data.local_files import LocalFiles
 from vistok.data.plan import EncodeSettings, make_plan, tokenizer_fingerprint
 
 
@@ -42,10 +43,10 @@ def _remove(photos):
 
 @pytest.mark.parametrize("change", [_touch, _grow, _remove])
 def test_changed_pictures_make_another_plan(discrete, photos, tmp_path, change):
-    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos).dataset)
     change(photos)
     with pytest.raises(ValueError, match="another plan: inputs: there"):
-        claim(tmp_path / "store", make_plan(discrete, photos).dataset)
+        claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos).dataset)
 
 
 @pytest.mark.parametrize(
@@ -64,48 +65,51 @@ def test_changed_pictures_make_another_plan(discrete, photos, tmp_path, change):
 def test_another_setting_in_the_same_folder_is_refused_by_name_and_changes_nothing(
     discrete, photos, tmp_path, settings
 ):
-    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos).dataset)
     before = (tmp_path / "store/dataset.json").read_bytes()
     (name,) = settings
     with pytest.raises(ValueError, match=rf"\b{name}: there .*, here "):
-        claim(tmp_path / "store", make_plan(discrete, photos, EncodeSettings(**settings)).dataset)
+        claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos, EncodeSettings(**settings)).dataset)
     assert (tmp_path / "store/dataset.json").read_bytes() == before
 
 
 def test_another_option_of_encode_and_other_columns_are_refused_by_name(discrete, photos, tmp_path):
-    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos).dataset)
     with pytest.raises(ValueError, match="options: there {}, here {'tile': 16}"):
-        claim(tmp_path / "store", make_plan(discrete, photos, EncodeSettings(options={"tile": 16})).dataset)
+        claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos, EncodeSettings(options={"tile": 16})).dataset)
     with pytest.raises(ValueError, match="columns: there .*, here .*'embeds': 'float16'"):
-        claim(tmp_path / "store", make_plan(discrete, photos, EncodeSettings(columns=("indices", "embeds"))).dataset)
+        claim(
+            LocalFiles(tmp_path / "store"),
+            make_plan(discrete, photos, EncodeSettings(columns=("indices", "embeds"))).dataset,
+        )
 
 
 def test_another_tokenizer_in_the_same_folder_is_refused_by_name(discrete, continuous, other_weights, photos, tmp_path):
-    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos).dataset)
     with pytest.raises(ValueError, match="tokenizer: there 'vq_nano', here 'kl_nano'"):
-        claim(tmp_path / "store", make_plan(continuous, photos).dataset)
+        claim(LocalFiles(tmp_path / "store"), make_plan(continuous, photos).dataset)
     with pytest.raises(ValueError, match="another plan: fingerprint: there"):
-        claim(tmp_path / "store", make_plan(other_weights, photos).dataset)
+        claim(LocalFiles(tmp_path / "store"), make_plan(other_weights, photos).dataset)
 
 
 def test_the_same_plan_may_claim_its_folder_again(discrete, photos, tmp_path):
     settings = EncodeSettings(columns=("indices",), options={"tile": 16})
-    claim(tmp_path / "store", make_plan(discrete, photos, settings).dataset)
-    claim(tmp_path / "store", make_plan(discrete, photos, settings).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos, settings).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos, settings).dataset)
     assert json.loads((tmp_path / "store/dataset.json").read_text())["inputs"]["count"] == 9
 
 
 def test_a_folder_with_other_files_is_not_touched(discrete, photos):
     before = sorted(photos.rglob("*"))
     with pytest.raises(ValueError, match="other files"):
-        claim(photos, make_plan(discrete, photos).dataset)
+        claim(LocalFiles(photos), make_plan(discrete, photos).dataset)
     assert sorted(photos.rglob("*")) == before
 
 
 def test_a_claim_that_was_killed_before_its_end_does_not_block_the_folder(discrete, photos, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store/dataset.json.tmp.123.1").write_text("{")
-    claim(tmp_path / "store", make_plan(discrete, photos).dataset)
+    claim(LocalFiles(tmp_path / "store"), make_plan(discrete, photos).dataset)
     assert (tmp_path / "store/dataset.json").is_file()
 
 

@@ -7,8 +7,9 @@ import torch
 from vistok.data.encode import encode_folder
 from vistok.data.plan import EncodeSettings
 from vistok.data.shard import shard_files
-from vistok.data.shard_content import commit_numbers, open_committed, read_errors, repeated_keys
+from vistok.data.shard_content import open_committed, read_errors, repeated_keys
 from vistok.data.store import TokenStore
+from vistok.data.store_files import commit_numbers
 from vistok.rows import grid_coords
 
 
@@ -34,7 +35,7 @@ def test_only_committed_shards_of_the_plan_are_there(store):
     )
     (store.path / "commits/000001.json").write_text("{")
     shard_files(store.path, 0).commit.write_text('{"plan_hash": "another"}')
-    assert commit_numbers(store.path) == [0, 1, 2, 9]
+    assert commit_numbers(store.files) == [0, 1, 2, 9]
     assert [*open_committed(store.path).commits] == [1, 2]
 
 
@@ -54,14 +55,12 @@ def test_a_record_that_lacks_something_is_refused_by_name(store):
         open_committed(store.path)
 
 
-def test_errors_are_read_line_by_line(tmp_path):
-    file = tmp_path / "00000.jsonl"
-    file.write_text('{"key": "a", "error": "E"}\n{"key": "b\\u2028"}\n')
-    assert read_errors(file) == [{"key": "a", "error": "E"}, {"key": "b\u2028"}]
-    for bad in ('{"key": "a"}\n{\n', '{"key": "a"}\n[]\n', '{"key": "a"}\n{"key": 1}\n'):
-        file.write_text(bad)
+def test_errors_are_read_line_by_line():
+    content = b'{"key": "a", "error": "E"}\n{"key": "b\\u2028"}\n'
+    assert read_errors(content, "00000.jsonl") == [{"key": "a", "error": "E"}, {"key": "b\u2028"}]
+    for bad in (b'{"key": "a"}\n{\n', b'{"key": "a"}\n[]\n', b'{"key": "a"}\n{"key": 1}\n'):
         with pytest.raises(ValueError, match="00000.jsonl: line 2: expected"):
-            read_errors(file)
+            read_errors(bad, "00000.jsonl")
 
 
 def test_keys_are_counted_over_all_shards():

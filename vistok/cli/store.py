@@ -19,7 +19,7 @@ def info(path: str, *, json: str | None = None) -> None:
     """Show what a token store holds and how far it is.
 
     Args:
-        path: folder of the store.
+        path: folder of the store, or a URL such as s3://bucket/store.
         json: file to write the numbers to.
     """
     from vistok.data.summary import summarize_store
@@ -33,10 +33,10 @@ def verify(path: str, *, json: str | None = None) -> int:
     """Recompute every hash and check offsets, ids, rows and numbers; exit code 1 if a shard is bad.
 
     Args:
-        path: folder of the store.
+        path: folder of the store, or a URL such as s3://bucket/store.
         json: file to write the problems to, by shard.
     """
-    from vistok.data.store import read_dataset
+    from vistok.data.store_files import open_files, read_dataset
     from vistok.data.verify import verify_store
 
     problems = verify_store(path)
@@ -44,24 +44,27 @@ def verify(path: str, *, json: str | None = None) -> int:
     for shard, said in problems.items():
         for problem in said:
             console.print(f"shard {shard}: {problem}", markup=False, style="red")
-    planned = read_dataset(Path(path))["num_shards"]
-    committed = len(list((Path(path) / "commits").glob("*.json")))
+    files = open_files(path)
+    planned = read_dataset(files)["num_shards"]
+    committed = sum(listed.name.endswith(".json") for listed in files.listed("commits"))
     console.print(f"{committed} of {planned} shards committed, {len(problems)} bad", markup=False)
     _write(json, problems)
     return 1 if problems else 0
 
 
-def gc(path: str, *, dry_run: bool = False, json: str | None = None) -> None:
+def gc(path: str, *, dry_run: bool = False, min_age: float | None = None, json: str | None = None) -> None:
     """Delete what interrupted runs left: temporary files, shards without a commit record, records of other plans.
 
     Args:
-        path: folder of the store; no other process may be writing to it.
+        path: folder of the store, or a URL; no other process may be writing to it.
         dry_run: only show what would be deleted.
+        min_age: leave what is younger, in seconds; left out = a day behind a URL, where a run that is going on cannot
+            be told from one that was interrupted, and 0 in a folder.
         json: file to write the list to.
     """
     from vistok.data.gc import collect_garbage
 
-    garbage = collect_garbage(path, dry_run=dry_run)
+    garbage = collect_garbage(path, dry_run=dry_run, min_age=min_age)
     console = Console(highlight=False, soft_wrap=True)
     for item in garbage:
         console.print(f"{item.file}: {item.why}, {item.bytes} bytes", markup=False)

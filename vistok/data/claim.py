@@ -1,11 +1,13 @@
-"""Where a store may be written: a folder of its own, taken by its dataset.json."""
+"""Where a store may be written: a folder or URL of its own, taken by its dataset.json."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vistok.data.shard import write_atomic
+from vistok.data.store_files import StoreFiles
+
+_FILE = "dataset.json"
 
 
 def check_apart(out: Path, sources: Iterable[Path]) -> None:
@@ -17,29 +19,40 @@ def check_apart(out: Path, sources: Iterable[Path]) -> None:
             raise ValueError(f"{out}: expected a folder apart from {source}, the one lies in the other; choose another")
 
 
-def claim(out: Path, dataset: Mapping[str, Any]) -> None:
+def claim(files: StoreFiles, dataset: Mapping[str, Any]) -> None:
     """Write dataset.json into a new store, or check that the one there is the same.
 
-    Raises: ValueError naming every field that differs, or if the folder holds something else.
+    Raises: ValueError naming every field that differs, or if the folder holds something else; OSError naming the file.
     """
-    file = out / "dataset.json"
     content = json.dumps(dataset, indent=2) + "\n"
-    if not file.exists():
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"{out}: expected a folder for the store, got a file")
-        if out.exists() and any(not entry.name.startswith(file.name) for entry in out.iterdir()):
-            raise ValueError(f"{out}: expected a new or empty folder or a token store, got other files; choose another")
-        write_atomic(file, content.encode())
-        return
+    [there] = files.contents([_FILE])
+    if there is None:
+        try:
+            others = [entry for entry in files.listed(".") if not entry.name.startswith(_FILE)]
+        except NotADirectoryError as error:
+            raise ValueError(f"{files.name}: expected a folder for the store, got a file") from error
+        if others:
+            raise ValueError(
+                f"{files.name}: expected a new or empty folder or a token store, got other files; choose another"
+            )
+        try:
+            files.create(_FILE, content.encode())
+            return
+        except FileExistsError:  # another process was quicker
+            [there] = files.contents([_FILE])
+    _check_same(f"{files.name}/{_FILE}", files.name, there or b"", json.loads(content))
+
+
+def _check_same(file: str, name: str, content: bytes, here: Mapping[str, Any]) -> None:
+    """here: with lists for tuples, as in the file."""
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{file}: expected JSON, got {error}; choose another folder") from error
-    here = json.loads(content)  # lists for tuples, as in the file
     if not isinstance(there, dict) or there.get("plan_hash") != here["plan_hash"]:
         differing = "; ".join(_differences(there if isinstance(there, dict) else {}, here))
         raise ValueError(
-            f"{out} was made by another plan: {differing}. Give the same settings and data, or another folder"
+            f"{name} was made by another plan: {differing}. Give the same settings and data, or another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""Pictures to a token store: the worker for one shard, and the loop over shards in this process or in several.
+"""Pictures to a token store: the worker for one shard, and the run over all that are left, by one of the executors.
 
 A picture that cannot be encoded is written to errors/NNNNN.jsonl and takes no other with it. The plan fixes what is
 computed together, so the number of workers and of decode threads changes no byte.
@@ -7,12 +7,11 @@ computed together, so the number of workers and of decode threads changes no byt
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,11 +22,19 @@ from vistok.data.inputs.entry import Entry, Input
 from vistok.data.load import Loaded, load
 from vistok.data.plan import EncodeSettings, Plan, make_plan
 from vistok.data.processes import run_in_processes
-from vistok.data.shard import Sample, locked, read_commit, stored_columns, write_errors, write_shard
+from vistok.data.remote import RemoteFiles
+from vistok.data.shard import Sample, stored_columns, write_commit, write_data, write_errors
+from vistok.data.store_files import StoreFiles, open_files, read_commits, recorded_shards
 from vistok.layers.preprocess import Preprocess, as_float
 from vistok.protocols import Tokenizer
 
 Commits = dict[int, dict[str, Any]]  # commit records by shard
+OnImages = Callable[[int], None]
+Loader = Callable[..., Iterator[Loaded]]
+
+
+def ignored(count: int) -> None:
+    """Hears of progress and does nothing."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,15 @@ def encode_folder(
     out: str | Path,
     settings: EncodeSettings | None = None,
     schedule: Schedule | None = None,
+    *,
+    executor: "Executor | None" = None,
 ) -> EncodeSummary:
     """Encode every picture of `source` into the token store `out`; run again to go on after an interruption.
 
     source: a folder, glob, tar, Parquet file or Hugging Face data set on disk, see `open_input`.
     Raises: as `make_plan` and `run_plan`.
     """
-    return run_plan(make_plan(tokenizer, source, settings), tokenizer, out, schedule)
+    return run_plan(make_plan(tokenizer, source, settings), tokenizer, out, schedule, executor=executor)
 
 
 def run_plan(
@@ -92,87 +101,127 @@ def run_plan(
     out: str | Path,
     schedule: Schedule | None = None,
     *,
-    on_images: Callable[[int], None] = lambda count: None,
+    on_images: OnImages = ignored,
+    executor: "Executor | None" = None,
 ) -> EncodeSummary:
     """Do what is left of a plan. `on_images` hears how many pictures are done since it was last called.
 
+    out: a folder, or a URL that fsspec can write to. executor: who works on the shards, None = this machine.
     Raises: ValueError if `out` belongs to another plan, or naming the shards in which too many pictures failed, when
     all others are done; OSError if a file cannot be written; ChildProcessError if worker processes keep dying.
     """
     schedule = schedule or Schedule()
-    root = Path(out)
-    claim(root, plan.dataset)
+    files = open_files(out)
+    claim(files, plan.dataset)
     begin = time.perf_counter()
-    with locked(root, exclusive=False):
-        left = [shard for shard in range(plan.num_shards) if _is_left(plan, root, shard, schedule)]
+    with files.held(exclusive=False):
+        there = read_commits(files, plan.hash, recorded_shards(files, plan.num_shards))
+        left = [shard for shard in range(plan.num_shards) if _is_left(there.get(shard), schedule)]
         on_images(len(plan.entries) - sum(len(plan.shard(shard)) for shard in left))
-        if schedule.workers == 1 or len(left) <= 1:
-            for shard in left:
-                encode_shard(plan, tokenizer, root, schedule, shard, plan.shard(shard), on_images)
-        else:
-            # The entries go with each shard: a worker need not hold those of all.
-            run_in_processes(
-                partial(encode_shard, replace(plan, entries=()), tokenizer, root, schedule),
-                {shard: (plan.shard(shard),) for shard in left},
-                workers=schedule.workers,
-                max_restarts=schedule.max_restarts,
-                on_count=on_images,
-            )
+        # The entries go with each shard: a worker need not hold those of all.
+        work = ShardWork(replace(plan, entries=()), tokenizer, files, schedule)
+        (executor or on_this_machine)(work, {shard: plan.shard(shard) for shard in left}, on_images)
     seconds = time.perf_counter() - begin
-    found = {shard: read_commit(root, shard, plan.hash) for shard in range(plan.num_shards)}
-    commits = {shard: record for shard, record in found.items() if record is not None}
-    _check_all_committed(commits, root, left, schedule)
+    commits = read_commits(files, plan.hash, recorded_shards(files, plan.num_shards))
+    _check_all_committed(commits, files.name, left, schedule)
     return _summary(plan, commits, left, seconds)
 
 
-def encode_shard(
-    plan: Plan,
-    tokenizer: Tokenizer,
-    root: Path,
-    schedule: Schedule,
-    shard: int,
-    entries: Sequence[Entry],
-    on_images: Callable[[int], None] = lambda count: None,
-) -> None:
-    """Encode the entries of one shard and commit it, unless too many fail."""
-    begin = time.perf_counter()
-    place = {entry.key: number for number, entry in enumerate(entries)}
-    samples: list[Sample] = []
-    errors: list[dict[str, str]] = []
+@dataclass(frozen=True)
+class ShardWork:
+    """What a worker needs to encode any shard of a plan, besides the shard's entries: plan (without entries), model.
 
-    def failed(key: str, error: Exception) -> None:
-        errors.append({"key": key, "error": type(error).__name__, "message": str(error)})
-        on_images(1)
+    Pickles, also for another machine, where `files` and the plan's input must mean the same places.
+    """
 
-    with _ready_to_encode(tokenizer, plan.settings):
-        loaded = load(
-            entries,
-            plan.input,
-            plan.fields,
-            getattr(tokenizer, "preprocess", Preprocess()),
-            threads=schedule.decode_threads,
-            ahead=2 * plan.settings.batch,  # while one batch is encoded, the next can be decoded
-            max_pixels=plan.settings.max_pixels,
-            failed=lambda entry, error: failed(entry.key, error),
+    plan: Plan
+    tokenizer: Tokenizer
+    files: StoreFiles
+    schedule: Schedule
+
+    def commit(self, record: Mapping[str, Any]) -> None:
+        """Make a shard part of the store. Raises: OSError naming the file."""
+        write_commit(self.files, record)
+
+    def encode(
+        self, shard: int, entries: Sequence[Entry], on_images: OnImages = ignored, loader: Loader = load
+    ) -> dict[str, Any] | None:
+        """Encode the entries of one shard and write its data; its commit record, None if too many failed.
+
+        The same bytes each time, so a shard may be encoded twice, even by two workers at once. loader: who reads and
+        decodes, with the arguments of `load`.
+        """
+        begin = time.perf_counter()
+        plan, settings = self.plan, self.plan.settings
+        place = {entry.key: number for number, entry in enumerate(entries)}
+        samples: list[Sample] = []
+        errors: list[dict[str, str]] = []
+
+        def failed(key: str, error: Exception) -> None:
+            errors.append({"key": key, "error": type(error).__name__, "message": str(error)})
+            on_images(1)
+
+        with _ready_to_encode(self.tokenizer, settings):
+            loaded = loader(
+                entries,
+                plan.input,
+                plan.fields,
+                getattr(self.tokenizer, "preprocess", Preprocess()),
+                threads=self.schedule.decode_threads,
+                ahead=2 * settings.batch,  # while one batch is encoded, the next can be decoded
+                max_pixels=settings.max_pixels,
+                failed=lambda entry, error: failed(entry.key, error),
+            )
+            for batch in batches_by_size(loaded, settings.batch, settings.batch_pixels):
+                encoded = _encoded(self.tokenizer, batch, plan, failed)
+                samples += encoded
+                on_images(len(encoded))
+        samples.sort(key=lambda sample: place[sample.row["key"]])
+        errors.sort(key=lambda error: place[error["key"]])
+        if len(errors) > self.schedule.max_error_rate * len(entries):
+            write_errors(self.files, shard, errors)
+            return None
+        return write_data(
+            self.files,
+            shard,
+            samples,
+            errors,
+            header={name: str(plan.record[name]) for name in ("tokenizer", "fingerprint")},
+            plan_hash=plan.hash,
+            schema=plan.row_schema,
+            seconds=time.perf_counter() - begin,
         )
-        for batch in batches_by_size(loaded, plan.settings.batch, plan.settings.batch_pixels):
-            encoded = _encoded(tokenizer, batch, plan, failed)
-            samples += encoded
-            on_images(len(encoded))
-    samples.sort(key=lambda sample: place[sample.row["key"]])
-    errors.sort(key=lambda error: place[error["key"]])
-    if len(errors) > schedule.max_error_rate * len(entries):
-        write_errors(root, shard, errors)
+
+    def encode_and_commit(self, shard: int, entries: Sequence[Entry], on_images: OnImages = ignored) -> None:
+        """Encode the entries of one shard and commit it, unless too many fail."""
+        record = self.encode(shard, entries, on_images)
+        if record is not None:
+            self.commit(record)
+
+
+class Executor(Protocol):
+    """Encodes and commits shards, somewhere; `shards` are the entries of each. `on_images` hears of progress.
+
+    Raises: OSError if a file cannot be written; ChildProcessError if workers keep dying.
+    """
+
+    def __call__(self, work: ShardWork, shards: Mapping[int, Sequence[Entry]], on_images: OnImages) -> None: ...
+
+
+def on_this_machine(work: ShardWork, shards: Mapping[int, Sequence[Entry]], on_images: OnImages) -> None:
+    """The executor without a cluster: this process, or `schedule.workers` processes beside it."""
+    if work.schedule.workers == 1 or len(shards) <= 1:
+        for shard, entries in shards.items():
+            work.encode_and_commit(shard, entries, on_images)
         return
-    write_shard(
-        root,
-        shard,
-        samples,
-        errors,
-        header={name: str(plan.record[name]) for name in ("tokenizer", "fingerprint")},
-        plan_hash=plan.hash,
-        schema=plan.row_schema,
-        seconds=time.perf_counter() - begin,
+    if isinstance(work.files, RemoteFiles) and work.files.in_this_process_only:
+        raise ValueError(f"{work.files.name}: worker processes cannot write there; give workers=1, or another URL")
+    run_in_processes(
+        work.encode_and_commit,
+        {shard: (entries,) for shard, entries in shards.items()},
+        workers=work.schedule.workers,
+        max_restarts=work.schedule.max_restarts,
+        on_count=on_images,
     )
 
 
@@ -253,17 +302,16 @@ def _ready_to_encode(tokenizer: Tokenizer, settings: EncodeSettings) -> Iterator
             tokenizer.train(training)
 
 
-def _is_left(plan: Plan, root: Path, shard: int, schedule: Schedule) -> bool:
-    record = read_commit(root, shard, plan.hash)
+def _is_left(record: Mapping[str, Any] | None, schedule: Schedule) -> bool:
     return record is None or (schedule.retry_errors and record["n_errors"] > 0)
 
 
-def _check_all_committed(commits: Commits, root: Path, done: list[int], schedule: Schedule) -> None:
+def _check_all_committed(commits: Commits, name: str, done: list[int], schedule: Schedule) -> None:
     missing = [shard for shard in done if shard not in commits]
     if missing:
         raise ValueError(
-            f"{root}: more than {schedule.max_error_rate:.2%} of the pictures failed in {len(missing)} shards "
-            f"({', '.join(map(str, missing[:8]))}), which are not committed; {root / 'errors'} says why. Run again to "
+            f"{name}: more than {schedule.max_error_rate:.2%} of the pictures failed in {len(missing)} shards "
+            f"({', '.join(map(str, missing[:8]))}), which are not committed; {name}/errors says why. Run again to "
             "try them once more, or with a larger max_error_rate to leave out what fails"
         )
 

@@ -1,19 +1,20 @@
 """Delete what interrupted runs left in a token store: temporary files, shards without a record, records of other plans.
 
-Only names that the writer of a store gives are touched, only in the store's own folders, and no link is followed.
+Only names that the writer of a store gives are touched, only in the store's own folders, and no link is followed. A
+local folder is locked meanwhile; an object store has no locks, so there what is young may be a run's that is going on.
 """
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vistok.data.shard import locked, read_commit
-from vistok.data.shard_content import commit_numbers
-from vistok.data.store import read_dataset
+from vistok.data.local_files import LocalFiles
+from vistok.data.store_files import StoreFiles, commit_numbers, open_files, read_commits, read_dataset
 
 _TEMPORARY = r"\.tmp\.\d+\.\d+"
+_DAY = 24 * 3600.0
 _SHARD = r"(?P<shard>\d{5,})"
 # Folder below the store -> names of its files.
 _NAMES = {
@@ -32,36 +33,37 @@ class Garbage(NamedTuple):
     why: str
 
 
-def collect_garbage(path: str | Path, *, dry_run: bool = False) -> list[Garbage]:
+def collect_garbage(path: str | Path, *, dry_run: bool = False, min_age: float | None = None) -> list[Garbage]:
     """Delete the garbage of a store, or only find it; what was (or would be) deleted.
 
+    min_age: seconds since a file was written before it may be garbage; None = 0 in a local folder, a day behind a URL.
     Raises: FileNotFoundError, ValueError if `path` is no store, has a commit record that cannot be read, or if another
-    process works on it.
+    process works on it; OSError if a file cannot be deleted.
     """
-    root = Path(path)
-    dataset = read_dataset(root)
-    with locked(root, exclusive=True):
-        garbage = _garbage(root, dataset)
+    files = open_files(path)
+    dataset = read_dataset(files)
+    age = min_age if min_age is not None else 0.0 if isinstance(files, LocalFiles) else _DAY
+    with files.held(exclusive=True):
+        garbage = _garbage(files, dataset, age)
         if not dry_run:
             for item in garbage:
-                (root / item.file).unlink()
+                files.remove(item.file)
     return garbage
 
 
-def _garbage(root: Path, dataset: Mapping[str, Any]) -> list[Garbage]:
-    recorded = commit_numbers(root)
-    committed = {number for number in recorded if read_commit(root, number, dataset["plan_hash"]) is not None}
+def _garbage(files: StoreFiles, dataset: Mapping[str, Any], min_age: float) -> list[Garbage]:
     found = []
+    latest = time.time() - min_age
+    # Listed before the records are read: a shard that is committed in between is then seen as committed.
+    listed = {folder: files.listed(folder) for folder in _NAMES}
+    committed = {*read_commits(files, dataset["plan_hash"], commit_numbers(files))}
     # Records before the data that they speak of: what is left if this is interrupted is garbage as well.
     for folder, pattern in _NAMES.items():
-        if folder != "." and (root / folder).is_symlink():
-            continue
-        for entry in _files(root / folder):
-            name = pattern.fullmatch(entry.name)
+        for entry in listed[folder]:
+            name = pattern.fullmatch(entry.name) if entry.plain and entry.modified <= latest else None
             why = _why(folder, name.groupdict(), committed) if name else None
             if why is not None:
-                place = Path(folder, entry.name).as_posix()
-                found.append(Garbage(place, entry.stat(follow_symlinks=False).st_size, why))
+                found.append(Garbage(Path(folder, entry.name).as_posix(), entry.bytes, why))
     return found
 
 
@@ -73,11 +75,3 @@ def _why(folder: str, name: Mapping[str, str | None], committed: set[int]) -> st
     if text != f"{shard:05d}" or shard in committed:
         return None
     return "commit record of another plan" if folder == "commits" else "shard without a commit record"
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-    yield from (entry for entry in entries if entry.is_file(follow_symlinks=False))

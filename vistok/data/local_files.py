@@ -1,5 +1,6 @@
 """Where the parts of a token store lie in a local folder; its shards are mapped, not read."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,17 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from vistok.data.local_write import LocalWrites
 from vistok.data.shard_header import REMEDY, Extent
 from vistok.data.shard_reader import Array, Span
 
 
-class LocalFiles:
+class LocalFiles(LocalWrites):
     """A folder. Paths are given relative to it, with slashes."""
 
     mapped = True
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
 
     def contents(self, paths: Sequence[str]) -> list[bytes | None]:
         """Each file whole, None where there is none."""
@@ -33,6 +32,18 @@ class LocalFiles:
     def rows(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A parquet file, some of its columns or all. Raises: ValueError naming the file if it is none."""
         return read_rows(self.root / path, str(self.root / path), columns)
+
+    def row_schema(self, path: str) -> pa.Schema:
+        """The columns of a parquet file. Raises: FileNotFoundError, ValueError naming the file."""
+        return read_row_schema(self.root / path, str(self.root / path))
+
+    def digest(self, path: str) -> tuple[str, int] | None:
+        """sha256 (hex) and size of a file, None if there is none."""
+        file = self.root / path
+        if not file.is_file():
+            return None
+        with open(file, "rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(content.fileno()).st_size
 
     def tensors(self, path: str) -> "MappedFile":
         """A safetensors file. Raises: FileNotFoundError naming it."""
@@ -87,3 +98,13 @@ def read_rows(file: Any, name: str, columns: Sequence[str] | None) -> pa.Table:
     if missing:
         raise ValueError(f"{name}: expected columns {', '.join(missing)}, got {table.column_names}; {REMEDY}")
     return table
+
+
+def read_row_schema(file: Any, name: str) -> pa.Schema:
+    """Columns of a parquet file; `name` is what errors call it. Raises: FileNotFoundError; ValueError if it is none."""
+    try:
+        return pq.read_schema(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: expected this file beside its commit record; {REMEDY}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{name}: expected parquet, got {error}; {REMEDY}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from vistok.data.claim import check_apart, claim
+from vistok.data.local_files import LocalFiles
 from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import locked, read_commit, shard_files, write_atomic
 from vistok.data.shard_content import CommittedStore, open_committed, repeated_keys
@@ -54,7 +55,7 @@ def merge_stores(sources: Sequence[str | Path], out: str | Path, *, allow_incomp
     parts = [(store, shard) for store in stores for shard in store.commits]
     hashes = [digest for store, shard in parts for digest in store.commits[shard]["sha256"].values()]
     dataset = dataset_of(_renumbered(stores), hashes)
-    claim(root, dataset)
+    claim(LocalFiles(root), dataset)
     with locked(root, exclusive=False):
         plan_hash = dataset["plan_hash"]
         left = [number for number in range(len(parts)) if read_commit(root, number, plan_hash) is None]

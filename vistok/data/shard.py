@@ -4,23 +4,24 @@ Every file is written beside its place and moved there, the commit record last: 
 Same samples give the same bytes. n tokens of a sample, T tokens of a shard, S samples of a shard.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vistok.data.local_write import LocalWrites
+from vistok.data.local_write import locked as locked  # said here too: where others take it from
+from vistok.data.local_write import write_atomic as write_atomic
 from vistok.data.records import commit_record, shard_names
 from vistok.rows import grid_coords
 from vistok.tokens import TokenSpec, TokenTensor
@@ -63,6 +64,16 @@ class ShardFiles(NamedTuple):
     rows: Path
     errors: Path
     commit: Path
+
+
+class Writes(Protocol):
+    """A store that a shard is written into, see `vistok.data.store_files`."""
+
+    def put(self, path: str, content: bytes, attempt: int = 1) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def next_attempt(self, paths: Sequence[str]) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -122,88 +133,68 @@ def write_shard(
     schema: pa.Schema = ROW_SCHEMA,
     seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Write a shard's files, then its commit record, which is returned.
+    """Write a shard's files into a folder, then its commit record, which is returned; arguments as `write_data`."""
+    place = LocalWrites(root)
+    record = write_data(
+        place, shard, samples, errors, header=header, plan_hash=plan_hash, schema=schema, seconds=seconds
+    )
+    write_commit(place, record)
+    return record
+
+
+def write_data(
+    place: Writes,
+    shard: int,
+    samples: Sequence[Sample],
+    errors: Sequence[Mapping[str, str]],
+    *,
+    header: Mapping[str, str],
+    plan_hash: str,
+    schema: pa.Schema = ROW_SCHEMA,
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Write a shard's files but its commit record, which is returned: before that is written, the shard is not there.
 
     header: strings for the safetensors header (tokenizer, fingerprint). schema: ROW_SCHEMA and the user's own columns.
     Raises: ValueError if the samples of the shard differ in columns or in a static field of their spec; OSError naming
     the file if it cannot be written.
     """
-    files = shard_files(root, shard)
-    attempt = 1 + _last_attempt(files)
+    names = shard_names(shard)
+    attempt = place.next_attempt(names)
     data = {
-        files.tensors: _tensor_file(samples, {"format": "vistok-shard", "version": str(FORMAT_VERSION), **header}),
-        files.rows: _row_file(samples, schema),
+        names.tensors: _tensor_file(samples, {"format": "vistok-shard", "version": str(FORMAT_VERSION), **header}),
+        names.rows: _row_file(samples, schema),
     }
     for path, content in data.items():
-        write_atomic(path, content, attempt)
-    write_errors(root, shard, errors, attempt)
-    record = {
+        place.put(path, content, attempt)
+    write_errors(place, shard, errors, attempt)
+    return {
         "shard": shard,
         "plan_hash": plan_hash,
         "n_samples": len(samples),
         "n_tokens": sum(sample.n_tokens for sample in samples),
         "n_errors": len(errors),
         "bytes": sum(len(content) for content in data.values()),
-        "sha256": {path.name: hashlib.sha256(content).hexdigest() for path, content in data.items()},
+        "sha256": {path.split("/")[-1]: hashlib.sha256(content).hexdigest() for path, content in data.items()},
         "attempt": attempt,
         "worker": f"{socket.gethostname()}:{os.getpid()}",
         "seconds": round(seconds, 3),
     }
-    write_atomic(files.commit, (json.dumps(record, indent=2) + "\n").encode(), attempt)
-    return record
 
 
-def write_errors(root: Path, shard: int, errors: Sequence[Mapping[str, str]], attempt: int = 1) -> None:
+def write_commit(place: Writes, record: Mapping[str, Any]) -> None:
+    """Write a commit record: from then on the shard is part of the store. Raises: OSError naming the file."""
+    content = (json.dumps(record, indent=2) + "\n").encode()
+    place.put(shard_names(record["shard"]).commit, content, record["attempt"])
+
+
+def write_errors(place: Writes, shard: int, errors: Sequence[Mapping[str, str]], attempt: int = 1) -> None:
     """Write errors/NNNNN.jsonl, or remove it if there are none: an attempt that was cut off may have met some."""
-    file = shard_files(root, shard).errors
+    path = shard_names(shard).errors
     if errors:
-        write_atomic(file, "".join(json.dumps(error) + "\n" for error in errors).encode(), attempt)
+        place.put(path, "".join(json.dumps(error) + "\n" for error in errors).encode(), attempt)
     else:
-        file.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, content: bytes, attempt: int = 1) -> None:
-    """Write a whole file or none of it: into a temporary name beside it, flushed to disk, then moved.
-
-    Raises: OSError naming the file, for example if the disk is full.
-    """
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}.{attempt}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        _remove(temporary)
-        # What a write or a flush raises names no file.
-        said = f"{error.strerror}; nothing half-written is left, run the same command again when that is mended"
-        raise OSError(error.errno, said, str(path)) from error
-    except BaseException:
-        _remove(temporary)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def locked(root: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold a store: shared by all that add shards, exclusive for what deletes. Released when the process ends.
-
-    Raises: ValueError naming the store if another process holds it in a way that excludes this one.
-    """
-    with open(root / "dataset.json", "rb") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{root}: expected a store that no other process works on, one does; wait for it"
-            ) from error
-        yield
+        place.remove(path)
 
 
 def spec_from_header(metadata: Mapping[str, str]) -> TokenSpec:
@@ -211,11 +202,6 @@ def spec_from_header(metadata: Mapping[str, str]) -> TokenSpec:
     static = {name: json.loads(metadata[name]) for name in _STATIC_SPEC if name in metadata}
     static = {name: tuple(value) if isinstance(value, list) else value for name, value in static.items()}
     return TokenSpec(metadata["tokenizer"], **static)
-
-
-def _remove(temporary: Path) -> None:
-    with suppress(OSError):  # what made the write fail is the news
-        temporary.unlink(missing_ok=True)
 
 
 def _cast(name: str, value: Tensor, dtype: str) -> Tensor:
@@ -291,8 +277,3 @@ def _row_file(samples: Sequence[Sample], schema: pa.Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def _last_attempt(files: ShardFiles) -> int:
-    left = [found for path in files for found in path.parent.glob(f"{path.name}.tmp.*")]
-    return max((int(path.suffix[1:]) for path in left if path.suffix[1:].isdigit()), default=0)

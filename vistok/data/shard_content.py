@@ -4,7 +4,6 @@ For what checks, copies or converts a token store; to train on one, see `vistok.
 n tokens of a sample.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vistok.data.local_files import MappedFile, read_rows
-from vistok.data.shard import read_commit, shard_files
+from vistok.data.local_files import LocalFiles
+from vistok.data.records import shard_names
 from vistok.data.shard_header import REMEDY
 from vistok.data.shard_reader import OpenShard, Part
-from vistok.data.store import read_dataset
+from vistok.data.store_files import StoreFiles, open_files, read_commits, read_dataset, recorded_shards
 from vistok.tokens import TokenSpec
 
 COLUMNS = ("indices", "embeds", "coords", "scores", "source", "sizes")
@@ -33,11 +31,11 @@ _RECORD_COUNTS = ("n_samples", "n_tokens", "n_errors", "bytes")
 class ShardContent:
     """One shard, mapped. metadata: strings of its header; names: columns of its tokens, in the order of COLUMNS."""
 
-    def __init__(self, root: Path, shard: int, samples: int) -> None:
+    def __init__(self, files: StoreFiles, shard: int, samples: int) -> None:
         """Raises: FileNotFoundError, ValueError naming the file if its header or offsets do not hold."""
-        files = shard_files(root, shard)
-        self.rows_file, self.samples = files.rows, samples
-        self._open = OpenShard(MappedFile(files.tensors), samples, None, self._read_rows)
+        names = shard_names(shard)
+        self.rows_file, self.samples, self._files = names.rows, samples, files
+        self._open = OpenShard(files.tensors(names.tensors), samples, None, self._read_rows)
         self.metadata: dict[str, str] = self._open.header.metadata
         found = {*self._open.parts} | ({"coords"} if self._open.header.whole_grids and self._open.parts else set())
         self.names = [name for name in COLUMNS if name in found]
@@ -86,9 +84,11 @@ class ShardContent:
         return {name: self._open.column(name) for name in self.names}
 
     def _read_rows(self, columns: list[str] | None) -> pa.Table:
-        table = read_rows(self.rows_file, str(self.rows_file), columns)
+        table = self._files.rows(self.rows_file, columns)
         if table.num_rows != self.samples:
-            raise ValueError(f"{self.rows_file}: expected {self.samples} rows, got {table.num_rows}; {REMEDY}")
+            raise ValueError(
+                f"{self._files.name}/{self.rows_file}: expected {self.samples} rows, got {table.num_rows}; {REMEDY}"
+            )
         return table
 
 
@@ -96,45 +96,51 @@ class ShardContent:
 class CommittedStore:
     """A token store without its unfinished shards; commits: record by shard number, ascending."""
 
-    root: Path
+    files: StoreFiles
     dataset: dict[str, Any]
     commits: dict[int, dict[str, Any]]
 
+    @property
+    def root(self) -> Path:
+        """Folder of the store. Raises: ValueError if it lies behind a URL."""
+        if not isinstance(self.files, LocalFiles):
+            raise ValueError(f"{self.files.name}: expected a store in a local folder; copy it into one")
+        return self.files.root
+
     def shard(self, shard: int) -> ShardContent:
         """Map one shard. Raises: FileNotFoundError, ValueError naming the file that cannot be read."""
-        return ShardContent(self.root, shard, self.commits[shard]["n_samples"])
+        return ShardContent(self.files, shard, self.commits[shard]["n_samples"])
 
     def row_column(self, shard: int, name: str) -> pa.ChunkedArray:
         """One column of one shard's rows, such as "key"."""
-        file = shard_files(self.root, shard).rows
-        return read_rows(file, str(file), [name])[name]
+        return self.files.rows(shard_names(shard).rows, [name])[name]
 
     def row_schema(self, shard: int) -> pa.Schema:
         """Columns of one shard's rows, without metadata."""
-        file = shard_files(self.root, shard).rows
-        try:
-            return pq.read_schema(file).remove_metadata()
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{file}: expected parquet, got {error}; {REMEDY}") from error
+        return self.files.row_schema(shard_names(shard).rows).remove_metadata()
 
     def errors(self, shard: int) -> list[dict[str, str]]:
         """Samples of one shard that failed. Raises: ValueError naming the file if it cannot be read."""
         if not self.commits[shard]["n_errors"]:
             return []
-        return read_errors(shard_files(self.root, shard).errors)
+        path = shard_names(shard).errors
+        [content] = self.files.contents([path])
+        if content is None:
+            raise FileNotFoundError(f"{self.files.name}/{path}: expected the errors that the commit record counts")
+        return read_errors(content, f"{self.files.name}/{path}")
 
     def check_bytes(self, shard: int) -> None:
         """Raise ValueError naming the file unless a shard's files are what its commit record says."""
-        if changed := changed_files(self.root, shard, self.commits[shard]):
-            raise ValueError(f"{self.root}: {'; '.join(changed)}; {REMEDY}")
+        if changed := changed_files(self.files, shard, self.commits[shard]):
+            raise ValueError(f"{self.files.name}: {'; '.join(changed)}; {REMEDY}")
 
     def check_complete(self, allow_incomplete: bool) -> None:
         """Raise ValueError if shards are missing and that is not allowed."""
         planned = self.dataset["num_shards"]
         if len(self.commits) < planned and not allow_incomplete:
             raise ValueError(
-                f"{self.root}: expected all {planned} shards to be committed, got {len(self.commits)}; run the command "
-                "that made the store again, or take what is there with --allow-incomplete"
+                f"{self.files.name}: expected all {planned} shards to be committed, got {len(self.commits)}; run the "
+                "command that made the store again, or take what is there with --allow-incomplete"
             )
 
 
@@ -148,24 +154,14 @@ def open_committed(path: str | Path) -> CommittedStore:
 
     Raises: FileNotFoundError, ValueError if `path` is no store, or naming the file that cannot be read.
     """
-    root = Path(path)
-    dataset = read_dataset(root)
-    commits = {}
-    for number in commit_numbers(root):
-        record = read_commit(root, number, dataset["plan_hash"])
-        if record is None or number >= dataset["num_shards"]:
-            continue
+    files = open_files(path)
+    dataset = read_dataset(files)
+    commits = read_commits(files, dataset["plan_hash"], recorded_shards(files, dataset["num_shards"]))
+    for number, record in commits.items():
         if problems := record_problems(record, number):
-            path = shard_files(root, number).commit
-            raise ValueError(f"{path}: {'; '.join(problems)}; delete it and encode again")
-        commits[number] = record
-    return CommittedStore(root, dataset, commits)
-
-
-def commit_numbers(root: Path) -> list[int]:
-    """Shards that have a file for a commit record, of whichever plan."""
-    names = [path.stem for path in (root / "commits").glob("*.json")]
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and f"{int(name):05d}" == name)
+            name = f"{files.name}/{shard_names(number).commit}"
+            raise ValueError(f"{name}: {'; '.join(problems)}; delete it and encode again")
+    return CommittedStore(files, dataset, commits)
 
 
 def record_problems(record: Mapping[str, Any], number: int) -> list[str]:
@@ -183,32 +179,37 @@ def record_problems(record: Mapping[str, Any], number: int) -> list[str]:
     return problems
 
 
-def read_errors(path: Path) -> list[dict[str, str]]:
-    """Samples that failed: key, error class, message. Raises: ValueError naming the file and line, OSError."""
+def read_errors(content: bytes, name: str) -> list[dict[str, str]]:
+    """Samples that failed: key, error class, message. Raises: ValueError naming the file (`name`) and line."""
     found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             error = json.loads(line)
         except ValueError as reason:
-            raise ValueError(f"{path}: line {number}: expected JSON, got {reason}") from reason
+            raise ValueError(f"{name}: line {number}: expected JSON, got {reason}") from reason
         if not isinstance(error, dict) or not isinstance(error.get("key"), str):
-            raise ValueError(f"{path}: line {number}: expected an object with a key")
+            raise ValueError(f"{name}: line {number}: expected an object with a key")
         found.append(error)
     return found
 
 
-def changed_files(root: Path, shard: int, record: Mapping[str, Any]) -> list[str]:
+def changed_files(files: StoreFiles, shard: int, record: Mapping[str, Any]) -> list[str]:
     """What the two data files of a shard have in them that its commit record does not say."""
     problems = []
-    for file in shard_files(root, shard)[:2]:
-        if not file.is_file():
-            problems.append(f"{file.name}: is missing")
+    size = 0
+    for path in shard_names(shard)[:2]:
+        name = path.split("/")[-1]
+        found = files.digest(path)
+        if found is None:
+            problems.append(f"{name}: is missing")
             continue
-        with open(file, "rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-        said = str(record["sha256"].get(file.name))
+        digest, bytes_there = found
+        size += bytes_there
+        said = str(record["sha256"].get(name))
         if digest != said:
-            problems.append(f"{file.name}: sha256 is {digest[:16]}, the commit record says {said[:16]}")
+            problems.append(f"{name}: sha256 is {digest[:16]}, the commit record says {said[:16]}")
+    if not problems and size != record["bytes"]:
+        problems.append(f"{shard:05d}.json: says {record['bytes']} bytes, files have {size}")
     return problems
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from vistok.data.claim import check_apart, claim
+from vistok.data.local_files import LocalFiles
 from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import Sample, locked, read_commit, write_shard
 from vistok.data.shard_content import CommittedStore, ShardContent, open_committed
@@ -148,7 +149,7 @@ def _write_part(
 ) -> PartSummary:
     dataset = _dataset(store, root.name, shards, parts, seed)
     plan_hash = dataset["plan_hash"]
-    claim(root, dataset)
+    claim(LocalFiles(root), dataset)
     read = lru_cache(maxsize=2)(store.shard)
     with locked(root, exclusive=False):
         left = [number for number in range(len(shards)) if read_commit(root, number, plan_hash) is None]

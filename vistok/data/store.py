@@ -16,12 +16,12 @@ from vistok.data.column import Column
 from vistok.data.iterate import TokenStream
 from vistok.data.local_files import LocalFiles
 from vistok.data.plan import tokenizer_fingerprint
-from vistok.data.records import commit_record, dataset_record, shard_names
+from vistok.data.records import shard_names
 from vistok.data.remote import RemoteFiles
 from vistok.data.sample_rows import SampleRows
-from vistok.data.shard import FORMAT_VERSION
 from vistok.data.shard_header import REMEDY
 from vistok.data.shard_reader import Budget, OpenShard
+from vistok.data.store_files import StoreFiles, is_url, read_commits, read_dataset
 from vistok.protocols import Tokenizer
 from vistok.tokens import TokenTensor
 
@@ -62,10 +62,14 @@ class TokenStore:
             self.opened_shard(filled[0])
 
     def _load(self, shards: Sequence[int] | None) -> None:
-        self.files = RemoteFiles(self.location) if "://" in self.location else LocalFiles(Path(self.location))
-        self.dataset = _dataset(self.files, self.location)
+        # file:// too is read by ranges here: who gives a URL may want no mapping.
+        self.files: StoreFiles = (
+            RemoteFiles(self.location) if is_url(self.location) else LocalFiles(Path(self.location))
+        )
+        self.dataset = read_dataset(self.files)
+        # Not what is listed: a web server lists nothing.
         numbers = range(self.dataset["num_shards"]) if shards is None else shards
-        self.commits: dict[int, dict[str, Any]] = _commits(self.files, self.location, self.dataset, numbers)
+        self.commits: dict[int, dict[str, Any]] = read_commits(self.files, self.dataset["plan_hash"], numbers)
         self.shards = tuple(self.commits)
         self.ends = list(accumulate(record["n_samples"] for record in self.commits.values()))
         self._opened: list[OpenShard | None] = [None] * len(self.shards)
@@ -82,7 +86,7 @@ class TokenStore:
     @property
     def path(self) -> Path:
         """Folder of the store. Raises: ValueError if it lies behind a URL, which `location` gives."""
-        if isinstance(self.files, RemoteFiles):
+        if not isinstance(self.files, LocalFiles):
             raise ValueError(f"{self.location}: expected a store in a local folder; copy it into one")
         return self.files.root
 
@@ -246,32 +250,6 @@ class TokenStore:
                 f"{self.location}/{shard_names(number).rows}: expected {expected} rows, got {table.num_rows}; {REMEDY}"
             )
         return table
-
-
-def read_dataset(path: Path) -> dict[str, Any]:
-    """The dataset.json of a store. Raises: FileNotFoundError if there is none; ValueError if it is of another kind."""
-    return _dataset(LocalFiles(path), str(path))
-
-
-def _dataset(files: LocalFiles | RemoteFiles, location: str) -> dict[str, Any]:
-    [content] = files.contents(["dataset.json"])
-    if content is None:
-        raise FileNotFoundError(
-            f"{location}: expected a token store (a folder with dataset.json); `vistok encode` makes one"
-        )
-    return dataset_record(content, f"{location}/dataset.json", FORMAT_VERSION)
-
-
-def _commits(
-    files: LocalFiles | RemoteFiles, location: str, dataset: Mapping[str, Any], shards: Sequence[int]
-) -> dict[int, dict[str, Any]]:
-    paths = [shard_names(shard).commit for shard in shards]
-    found = {
-        shard: commit_record(content, f"{location}/{path}", dataset["plan_hash"])
-        for shard, path, content in zip(shards, paths, files.contents(paths), strict=True)
-        if content is not None
-    }
-    return {shard: record for shard, record in found.items() if record is not None}
 
 
 def _checked_budget(budget: Budget) -> Budget:

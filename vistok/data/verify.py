@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from vistok.data.local_files import read_rows
-from vistok.data.shard import FORMAT_VERSION, ROW_SCHEMA, read_commit, shard_files
+from vistok.data.records import shard_names
+from vistok.data.shard import FORMAT_VERSION, ROW_SCHEMA
 from vistok.data.shard_content import ShardContent, changed_files, read_errors, record_problems, repeated_keys
 from vistok.data.shard_header import REMEDY
-from vistok.data.store import read_dataset
+from vistok.data.store_files import StoreFiles, open_files, read_commits, read_dataset
 
 _DIGEST = r"^[0-9a-f]{32}$"
 _OPTIONAL = ("digest",)  # stores that were made before there was one
@@ -29,23 +29,24 @@ def verify_store(path: str | Path) -> dict[str, list[str]]:
     (attempt, worker, seconds) is checked for its kind only.
     Raises: FileNotFoundError, ValueError if `path` is no store.
     """
-    root = Path(path)
-    dataset = read_dataset(root)
+    files = open_files(path)
+    dataset = read_dataset(files)
     problems: dict[str, list[str]] = {}
     keys: dict[str, pa.ChunkedArray] = {}
     schemas: dict[str, pa.Schema] = {}
-    for name in sorted(entry.stem for entry in (root / "commits").glob("*.json")):
+    recorded = [listed.name for listed in files.listed("commits") if listed.name.endswith(".json")]
+    for name in sorted(name.removesuffix(".json") for name in recorded):
         said = problems[name] = []
         if not _is_planned(name, dataset["num_shards"]):
             said.append(f"{name}.json: has a commit record, but the plan has no such shard")
             continue
         try:
-            said += _shard_problems(root, int(name), dataset)
+            said += _shard_problems(files, int(name), dataset)
             if not said:
-                rows = read_rows(shard_files(root, int(name)).rows, name, None)
+                rows = files.rows(shard_names(int(name)).rows)
                 keys[name], schemas[name] = rows["key"], rows.schema.remove_metadata()
         except Exception as error:  # no content of a file may keep the other shards from being checked
-            said.append(_told(root, error))
+            said.append(_told(files.name, error))
     for name, found in _repeated(keys).items():
         problems[name] += found
     for name, schema in schemas.items():
@@ -59,27 +60,26 @@ def _is_planned(name: str, num_shards: int) -> bool:
     return re.fullmatch(r"[0-9]{5,}", name) is not None and int(name) < num_shards and f"{int(name):05d}" == name
 
 
-def _told(root: Path, error: Exception) -> str:
-    text = str(error).replace(f"{root}/", "").removesuffix(f"; {REMEDY}")
+def _told(place: str, error: Exception) -> str:
+    text = str(error).replace(f"{place}/", "").removesuffix(f"; {REMEDY}")
     return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
-def _shard_problems(root: Path, shard: int, dataset: Mapping[str, Any]) -> list[str]:
-    files = shard_files(root, shard)
-    record = read_commit(root, shard, dataset["plan_hash"])
+def _shard_problems(files: StoreFiles, shard: int, dataset: Mapping[str, Any]) -> list[str]:
+    names = shard_names(shard)
+    file = names.commit.split("/")[-1]
+    record = read_commits(files, dataset["plan_hash"], [shard]).get(shard)
     if record is None:
-        return [f"{files.commit.name}: commit record of another plan"]
+        return [f"{file}: commit record of another plan"]
     wrong = [*record_problems(record, shard), *_writer_problems(record)]
     if wrong:
-        return [f"{files.commit.name}: {problem}" for problem in wrong]
-    if changed := changed_files(root, shard, record):
+        return [f"{file}: {problem}" for problem in wrong]
+    if changed := changed_files(files, shard, record):
         return changed
-    size = sum(file.stat().st_size for file in files[:2])
-    said = [] if size == record["bytes"] else [f"{files.commit.name}: says {record['bytes']} bytes, files have {size}"]
-    said += _error_problems(files.errors, record["n_errors"])
-    content = ShardContent(root, shard, record["n_samples"])
+    said = _error_problems(files, names.errors, record["n_errors"])
+    content = ShardContent(files, shard, record["n_samples"])
     said += _row_problems(content, record, dataset)
-    return said or _token_problems(content, files.tensors.name, dataset)
+    return said or _token_problems(content, names.tensors.split("/")[-1], dataset)
 
 
 def _writer_problems(record: Mapping[str, Any]) -> Iterator[str]:
@@ -89,19 +89,18 @@ def _writer_problems(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"expected {name} ({' or '.join(one.__name__ for one in kind)}), got {record.get(name)!r:.80}"
 
 
-def _error_problems(file: Path, expected: int) -> list[str]:
-    if not expected and not file.exists():
-        return []
-    try:
-        found = len(read_errors(file))
-    except FileNotFoundError:
-        return [f"{file.name}: is missing, the commit record says {expected} errors"]
-    return [] if found == expected else [f"{file.name}: holds {found} errors, the commit record says {expected}"]
+def _error_problems(files: StoreFiles, path: str, expected: int) -> list[str]:
+    name = path.split("/")[-1]
+    [content] = files.contents([path])
+    if content is None:
+        return [f"{name}: is missing, the commit record says {expected} errors"] if expected else []
+    found = len(read_errors(content, f"{files.name}/{path}"))
+    return [] if found == expected else [f"{name}: holds {found} errors, the commit record says {expected}"]
 
 
 def _row_problems(content: ShardContent, record: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
     rows = content.rows
-    name = content.rows_file.name
+    name = content.rows_file.split("/")[-1]
     kinds = {field.name: field.type for field in rows.schema}
     expected = {field.name: field.type for field in ROW_SCHEMA if field.name in kinds or field.name not in _OPTIONAL}
     said = [
