@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,14 +44,24 @@ def encode(
     max_restarts: int = 3,
     max_error_rate: float = 1.0,
     retry_errors: bool = False,
+    urls: bool = False,
+    url_schemes: list[str] | None = None,
+    url_timeout: float = 10.0,
+    url_max_bytes: int = 64 << 20,
+    url_private: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    address: str = "auto",
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    decode_cpus: float = 0.0,
     json: str | None = None,
 ) -> int:
     """Encode pictures into a token store; the same command goes on where an earlier one stopped.
 
     Args:
-        src: pictures: a folder (searched through), a file, a glob in quotes, WebDataset tars, Parquet files, or a data
-            set that Hugging Face's save_to_disk wrote.
-        out: folder of the store.
+        src: pictures: a folder (searched through), a file, a glob in quotes, WebDataset tars, Parquet files, a data set
+            that Hugging Face's save_to_disk wrote, a URL such as s3://bucket/photos, or with --urls a list of URLs.
+        out: folder of the store, or a URL that fsspec can write to, such as s3://bucket/store.
         tokenizer: name, see `vistok list`.
         checkpoint: file, folder or hf:owner/name with weights other than the tokenizer's own.
         image: column of the pictures in a table, if its name and type do not tell.
@@ -72,15 +83,32 @@ def encode(
         max_restarts: how many worker processes may die and be replaced.
         max_error_rate: a shard in which a larger share of pictures fails is not committed.
         retry_errors: encode those shards again in which a picture failed.
+        urls: src is a list of URLs: a text file with one a line, CSV or Parquet, where --image names their column.
+        url_schemes: schemes that are fetched, also behind redirects; left out = http and https.
+        url_timeout: seconds without an answer until a picture counts as failed.
+        url_max_bytes: of a picture; what is larger is not fetched to its end and counts as failed.
+        url_private: fetch from addresses that are not public, too: this machine, the local network.
+        engine: local = this machine; ray = a Ray cluster (extra `ray`), which sees src and out under the same names.
+        address: of the Ray cluster; auto = the one that this machine belongs to, local = one of its own.
+        num_cpus: CPUs of the cluster that each of the --workers takes.
+        num_gpus: GPUs of the cluster that each of them takes.
+        decode_cpus: decode in tasks of their own on any node, so many CPUs each; 0 = each worker decodes by itself.
         json: file to write the numbers to.
     """
     from vistok.data.decode_image import MAX_PIXELS
-    from vistok.data.encode import Schedule, run_plan
+    from vistok.data.encode import Schedule, on_this_machine, run_plan
+    from vistok.data.inputs.fetch import SCHEMES, FetchRules
     from vistok.data.inputs.open import open_input
+    from vistok.data.on_ray import OnRay
     from vistok.data.plan import EncodeSettings, make_plan
 
     schedule = Schedule(workers, decode_threads, max_restarts, max_error_rate, retry_errors)
-    pictures = open_input(src, image=image, caption=caption, key=key, split=split)
+    rules = None
+    if urls:
+        rules = FetchRules(tuple(url_schemes or SCHEMES), url_timeout, max_bytes=url_max_bytes, private=url_private)
+    pictures = open_input(src, image=image, caption=caption, key=key, split=split, urls=rules)
+    # Named here, before the model is loaded: a mistyped number had better be an error at once.
+    executor = OnRay(address, num_cpus, num_gpus, decode_cpus) if engine == "ray" else on_this_machine
     model = load_tokenizer(tokenizer, checkpoint)
     settings = EncodeSettings(
         batch=batch,
@@ -95,7 +123,8 @@ def encode(
     plan = make_plan(model, pictures, settings)
     with image_progress() as progress:
         task = progress.add_task("encoding", total=len(plan.entries))
-        summary = run_plan(plan, model, out, schedule, on_images=lambda count: progress.update(task, advance=count))
+        advance = partial(progress.advance, task)
+        summary = run_plan(plan, model, out, schedule, on_images=advance, executor=executor)
     _print_summary(summary, out, pictures.left_out)
     if json is not None:
         settled = {"store": out, "tokenizer": tokenizer, "fingerprint": plan.record["fingerprint"], "workers": workers}

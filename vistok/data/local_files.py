@@ -37,6 +37,12 @@ class LocalFiles(LocalWrites):
         """The columns of a parquet file. Raises: FileNotFoundError, ValueError naming the file."""
         return read_row_schema(self.root / path, str(self.root / path))
 
+    def size_of(self, path: str) -> int | None:
+        """Bytes of a file, None if there is none."""
+        with suppress(FileNotFoundError):
+            return (self.root / path).stat().st_size
+        return None
+
     def digest(self, path: str) -> tuple[str, int] | None:
         """sha256 (hex) and size of a file, None if there is none."""
         file = self.root / path

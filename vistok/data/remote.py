@@ -115,6 +115,13 @@ class RemoteFiles:
         except FileNotFoundError as error:
             raise _missing(name) from error
 
+    def size_of(self, path: str) -> int | None:
+        """Bytes of an object, None if there is none."""
+        try:
+            return self.size(f"{self.url}/{path}")
+        except FileNotFoundError:
+            return None
+
     def digest(self, path: str) -> tuple[str, int] | None:
         """sha256 (hex) and size of a file, None if there is none."""
 

@@ -50,6 +50,10 @@ class StoreFiles(Protocol):
         """What is in a folder, by name; nothing if there is no such folder. Raises: NotADirectoryError."""
         ...
 
+    def size_of(self, path: str) -> int | None:
+        """Bytes of a file, None if there is none."""
+        ...
+
     def digest(self, path: str) -> tuple[str, int] | None:
         """sha256 (hex) and size of a file, None if there is none."""
         ...

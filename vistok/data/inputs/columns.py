@@ -1,6 +1,6 @@
 """Which columns of a table are the picture, its caption and its key, and what the others are called in a store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,20 @@ IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo",
 STORE_NAMES = frozenset(
     ("key", "source", "source_offset", "width", "height", "crop", "image_size", "grid", "n_tokens", "caption", "digest")
 )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What the column of pictures holds. fits: its types, expected: these in words; names: usual ones, the best first.
+
+    content: a value and the column's name -> bytes. carried: whether the store keeps the column as one of the user's.
+    """
+
+    fits: Callable[[pa.DataType], bool]
+    expected: str
+    names: tuple[str, ...]
+    content: Callable[[Any, str], bytes]
+    carried: bool
 
 
 @dataclass(frozen=True)
@@ -38,20 +52,27 @@ class Columns:
 
 
 def find_columns(
-    schema: pa.Schema, *, image: str | None = None, caption: str | None = None, key: str | None = None
+    schema: pa.Schema,
+    *,
+    image: str | None = None,
+    caption: str | None = None,
+    key: str | None = None,
+    cells: Cells | None = None,
 ) -> Columns:
-    """Choose columns by type and name; a column that is given is taken.
+    """Choose columns by type and name; a column that is given is taken. cells: of the image column, None = EMBEDDED.
 
     Raises: ValueError if one is not there or of the wrong type, or if the picture cannot be told.
     """
     kinds = dict(zip(schema.names, schema.types, strict=True))
     if len(kinds) < len(schema.names):
         raise ValueError(f"expected columns of different names, got {', '.join(schema.names)}")
-    image = _given("image", image, kinds, _is_image) or _image_column(kinds)
-    captions = [name for name in CAPTION_NAMES if name in kinds and _is_text(kinds[name])]
-    caption = _given("caption", caption, kinds, _is_text) or next(iter(captions), None)
-    key = _given("key", key, kinds, _is_key)
-    others = [name for name in schema.names if name not in (image, caption, key)]
+    cells = cells or EMBEDDED
+    image = _given("image", image, kinds, cells.fits, cells.expected) or _image_column(kinds, cells)
+    captions = [name for name in CAPTION_NAMES if name in kinds and name != image and _is_text(kinds[name])]
+    caption = _given("caption", caption, kinds, _is_text, "text") or next(iter(captions), None)
+    key = _given("key", key, kinds, _is_key, "text or integers")
+    taken = {caption, key} | (set() if cells.carried else {image})
+    others = [name for name in schema.names if name not in taken]
     left_out = tuple(name for name in others if _holds_bytes(kinds[name]))
     carried: dict[str, str] = {}
     for name in (name for name in others if name not in left_out):
@@ -63,7 +84,7 @@ def find_columns(
     return Columns(image, caption, key, carried, fields, left_out)
 
 
-def record_in(batch: pa.RecordBatch, row: int, columns: Columns) -> Record:
+def record_in(batch: pa.RecordBatch, row: int, columns: Columns, cells: Cells | None = None) -> Record:
     """One row. Raises: ValueError if it has no picture."""
 
     def value(name: str) -> Any:
@@ -71,7 +92,7 @@ def record_in(batch: pa.RecordBatch, row: int, columns: Columns) -> Record:
 
     caption = value(columns.caption) if columns.caption else None
     fields = {stored: value(name) for stored, name in columns.carried.items()}
-    return Record(_content(value(columns.image), columns.image), caption, fields)
+    return Record((cells or EMBEDDED).content(value(columns.image), columns.image), caption, fields)
 
 
 def _content(value: Any, name: str) -> bytes:
@@ -87,28 +108,33 @@ def _content(value: Any, name: str) -> bytes:
     return bytes(content)
 
 
-def _given(option: str, name: str | None, kinds: dict[str, pa.DataType], fits: Any) -> str | None:
+def _url(value: Any, name: str) -> bytes:
+    if not value:
+        raise ValueError(f"column {name}: expected a URL, got none")
+    return str(value).encode()
+
+
+def _given(option: str, name: str | None, kinds: dict[str, pa.DataType], fits: Any, expected: str) -> str | None:
     if name is None:
         return None
     if name not in kinds:
         raise ValueError(f"{option}={name!r}: there is no such column; there are {', '.join(kinds)}")
     if not fits(kinds[name]):
-        expected = {"image": "bytes, or a struct of bytes and path", "caption": "text", "key": "text or integers"}
-        raise ValueError(f"{option}={name!r}: expected a column of {expected[option]}, got {kinds[name]}")
+        raise ValueError(f"{option}={name!r}: expected a column of {expected}, got {kinds[name]}")
     return name
 
 
-def _image_column(kinds: dict[str, pa.DataType]) -> str:
-    candidates = [name for name, kind in kinds.items() if _is_image(kind)]
+def _image_column(kinds: dict[str, pa.DataType], cells: Cells) -> str:
+    candidates = [name for name, kind in kinds.items() if cells.fits(kind)]
     structs = [name for name in candidates if types.is_struct(kinds[name])]
     for names in (structs, candidates):
-        known = [name for name in IMAGE_NAMES if name in names]
+        known = [name for name in cells.names if name in names]
         if known or len(names) == 1:
             return (known or names)[0]
     listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     if candidates:
         raise ValueError(f"expected one column of pictures, got {', '.join(candidates)}; say which by image=")
-    raise ValueError(f"expected a column of pictures (bytes, or a struct of bytes and path), got {listed}")
+    raise ValueError(f"expected a column of pictures ({cells.expected}), got {listed}")
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -142,3 +168,7 @@ def _inner(kind: pa.DataType) -> Iterator[pa.DataType]:
 
 def _range(kind: pa.DataType) -> range:
     return range(kind.num_fields)
+
+
+EMBEDDED = Cells(_is_image, "bytes, or a struct of bytes and path", IMAGE_NAMES, _content, carried=False)
+URLS = Cells(_is_text, "text: URLs", ("url", "URL", "image_url", "img_url", "link"), _url, carried=True)

@@ -8,10 +8,13 @@ from pathlib import Path
 from vistok.data.images import SUFFIXES
 from vistok.data.inputs.arrow import dataset_input, is_dataset, stream_input
 from vistok.data.inputs.entry import Input
+from vistok.data.inputs.fetch import FetchRules
 from vistok.data.inputs.files import Files, collect, suffix_of
 from vistok.data.inputs.folder import FolderInput, is_picture
 from vistok.data.inputs.matching import matching
+from vistok.data.inputs.objects import ObjectInput
 from vistok.data.inputs.parquet import parquet_input
+from vistok.data.inputs.urls import url_input
 from vistok.data.inputs.walk import walk
 from vistok.data.inputs.webdataset import COMPRESSED, WebDatasetInput, compressed, is_archive
 
@@ -35,15 +38,25 @@ def open_input(
     caption: str | None = None,
     key: str | None = None,
     split: str | None = None,
+    urls: FetchRules | None = None,
 ) -> Input:
-    """Open a file, a folder or all that a glob pattern names; it must hold things of one kind.
+    """Open a file, a folder, all that a glob pattern names, or a URL; it must hold things of one kind.
 
     image, caption, key: columns of a table, None = found by name and type (key: file and row). split: of a DatasetDict.
+    urls: given = the table is a list of URLs (text, CSV or Parquet, `image` its column of them) to be fetched by these
+    rules.
     Raises: FileNotFoundError naming the path; PermissionError if the folder cannot be listed; ValueError if it holds
     nothing that can be read, things of several kinds, or if an option does not apply to its kind.
     """
-    path = Path(source)
     columns = {"image": image, "caption": caption, "key": key}
+    if "://" in str(source) and urls is None:
+        _refuse(str(source), "pictures behind a URL", {**columns, "split": split})
+        return ObjectInput(str(source).rstrip("/"))
+    path = Path(source)
+    if urls is not None:
+        _refuse(str(source), "lists of URLs", {"split": split})
+        found = _files(path) if os.path.lexists(path) else _matches(str(source))
+        return url_input(found, url=image, caption=caption, key=key, rules=urls)
     if os.path.lexists(path):
         if is_dataset(path):
             return dataset_input(path, **columns, split=split)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from vistok.data.inputs.columns import Columns, find_columns, record_in
+from vistok.data.inputs.columns import EMBEDDED, Cells, Columns, find_columns, record_in
 from vistok.data.inputs.entry import Entry, Record
 from vistok.data.inputs.files import Files, check_unchanged, in_order, spelled, suffix_of, version_of
 from vistok.data.inputs.kept import Kept
@@ -65,6 +65,7 @@ class TableInput:
     image: str | None = None
     caption: str | None = None
     key: str | None = None
+    cells: Cells = EMBEDDED
     listed: Kept = field(default_factory=Kept, repr=False, compare=False)
     opened: Kept = field(default_factory=lambda: Kept(4), repr=False, compare=False)
 
@@ -97,7 +98,7 @@ class TableInput:
         try:
             table, columns = self.opened.get((path, entry.version), lambda: self._open(path))
             batch, row = table.batch(entry.offset, columns.needed)
-            return record_in(batch, row, columns)
+            return record_in(batch, row, columns, self.cells)
         except _UNREADABLE as error:
             raise ValueError(f"{path} row {entry.offset}: {error}") from error
 
@@ -106,7 +107,7 @@ class TableInput:
         return table, self._columns(table.schema)
 
     def _columns(self, schema: pa.Schema) -> Columns:
-        return find_columns(schema, image=self.image, caption=self.caption, key=self.key)
+        return find_columns(schema, image=self.image, caption=self.caption, key=self.key, cells=self.cells)
 
     def _listing(self) -> _Listing:
         return self.listed.get("listing", self._list)
