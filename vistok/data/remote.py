@@ -17,11 +17,12 @@ from fsspec.core import url_to_fs
 
 from vistok.data.local_files import read_row_schema, read_rows
 from vistok.data.local_write import Listed
-from vistok.data.retry import Backoff, is_transient
+from vistok.data.retry import Backoff, http_status, is_transient
 from vistok.data.shard_header import REMEDY, Extent
 from vistok.data.shard_reader import Array, Span
 
 _BLOCK = 1 << 22
+_TAKEN = (409, 412)  # answers of S3 to "only if there is none"
 _T = TypeVar("_T")
 _TIMES = ("LastModified", "mtime", "modified", "created", "last_modified", "updated")  # as file systems call it
 
@@ -167,7 +168,10 @@ class RemoteFiles:
         self._write(path, content, "overwrite")
 
     def create(self, path: str, content: bytes) -> None:
-        """Write an object that nobody else has written, where the store can tell (S3, GCS). Raises: FileExistsError."""
+        """Write an object where there is none, or the same, as far as the store can tell (S3 and GCS can).
+
+        Raises: FileExistsError; OSError naming it.
+        """
         self._write(path, content, "create")
 
     def remove(self, path: str) -> None:
@@ -193,25 +197,14 @@ class RemoteFiles:
         fs, root = self.place()
         if "memory" in _protocols(fs):
             fs.makedirs(f"{root}/{path}".rpartition("/")[0], exist_ok=True)
-        asked_before = False
-
-        def ask() -> None:
-            nonlocal asked_before
-            try:
-                fs.pipe_file(f"{root}/{path}", content, mode=mode)
-            except FileExistsError:
-                # The request that seemed to fail may have been carried out.
-                if not (asked_before and self.contents([path]) == [content]):
-                    raise
-            finally:
-                asked_before = True
-
         try:
-            self.backoff.run(ask)
-        except FileExistsError:
-            raise
+            self.backoff.run(lambda: fs.pipe_file(f"{root}/{path}", content, mode=mode))
         except Exception as error:
-            raise self._failed(path, "written", error) from error
+            if mode != "create" or not (isinstance(error, FileExistsError) or http_status(error) in _TAKEN):
+                raise self._failed(path, "written", error) from error
+            # A request that seemed to fail, and was repeated, may have been carried out.
+            if self.contents([path]) != [content]:
+                raise FileExistsError(f"{self.url}/{path}: expected no such object") from error
 
     def _opened(self, path: str, read: Callable[[Any], _T]) -> _T:
         fs, root = self.place()

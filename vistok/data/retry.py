@@ -54,7 +54,7 @@ class Backoff:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a little later: time-outs, lost connections, busy or broken servers."""
-    status = _http_status(error)
+    status = http_status(error)
     if status is not None:
         return status in _HTTP_MOMENTARY
     if isinstance(error, _PERMANENT):
@@ -68,7 +68,7 @@ def is_transient(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
-def _http_status(error: BaseException | None) -> int | None:
+def http_status(error: BaseException | None) -> int | None:
     """The status of the response that an error, or what caused it, speaks of (botocore, aiohttp, gcsfs)."""
     while error is not None:
         response = getattr(error, "response", None)
