@@ -19,6 +19,7 @@ from vistok.data.plan import tokenizer_fingerprint
 from vistok.data.records import shard_names
 from vistok.data.remote import RemoteFiles
 from vistok.data.sample_rows import SampleRows
+from vistok.data.shard_cache import CachedFiles, ShardCache
 from vistok.data.shard_header import REMEDY
 from vistok.data.shard_reader import Budget, OpenShard
 from vistok.data.store_files import StoreFiles, is_url, read_commits, read_dataset
@@ -44,16 +45,19 @@ class TokenStore:
         *,
         tokenizer: Tokenizer | nn.Module | None = None,
         budget: Budget = None,
+        cache: ShardCache | None = None,
     ) -> None:
         """path: a folder, or a URL that fsspec knows (s3://, gs://, http://, memory://).
 
         tokenizer: if given, must be the one that made the store. budget: read only the first tokens of each sample, as
         many (int) or that part of them (float in (0, 1], at least one); for tokens of the order "1d" or "causal-1d".
+        cache: keep whole shards of a URL in a local folder, None = read ranges of them each time.
         Raises: FileNotFoundError if `path` is no store; ValueError if its format is newer than this code, another
         tokenizer made it or the order of its tokens allows no budget; ImportError if its scheme needs a package.
         """
         self.location = str(path)
         self.budget = _checked_budget(budget)
+        self.cache = cache
         self._load(None)
         if tokenizer is not None:
             self.check_tokenizer(tokenizer)
@@ -70,16 +74,19 @@ class TokenStore:
         # Not what is listed: a web server lists nothing.
         numbers = range(self.dataset["num_shards"]) if shards is None else shards
         self.commits: dict[int, dict[str, Any]] = read_commits(self.files, self.dataset["plan_hash"], numbers)
+        if is_url(self.location) and self.cache is not None:
+            hashes = {name: digest for record in self.commits.values() for name, digest in record["sha256"].items()}
+            self.files = CachedFiles(self.location, self.cache, hashes)
         self.shards = tuple(self.commits)
         self.ends = list(accumulate(record["n_samples"] for record in self.commits.values()))
         self._opened: list[OpenShard | None] = [None] * len(self.shards)
         self._columns: dict[str, Column] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"location": self.location, "budget": self.budget, "shards": self.shards}
+        return {"location": self.location, "budget": self.budget, "cache": self.cache, "shards": self.shards}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.location, self.budget = state["location"], state["budget"]
+        self.location, self.budget, self.cache = state["location"], state["budget"], state["cache"]
         # Shards committed since then would shift every index behind them.
         self._load(state["shards"])
 

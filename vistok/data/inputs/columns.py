@@ -48,7 +48,7 @@ class Columns:
     @property
     def needed(self) -> list[str]:
         """The columns that a record is made of."""
-        return [name for name in (self.image, self.caption, *self.carried.values()) if name]
+        return [*dict.fromkeys(name for name in (self.image, self.caption, *self.carried.values()) if name)]
 
 
 def find_columns(

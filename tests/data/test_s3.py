@@ -1,0 +1,154 @@
+"""The same store in a folder, behind an S3 server and written by a Ray cluster."""
+
+import importlib.util
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from vistok.bench._local_s3 import local_s3
+from vistok.data.encode import Schedule, encode_folder, run_plan
+from vistok.data.on_ray import OnRay
+from vistok.data.plan import EncodeSettings, make_plan
+from vistok.data.shard_cache import ShardCache
+from vistok.data.shard_content import open_committed
+from vistok.data.store import TokenStore
+from vistok.data.store_files import open_files
+from vistok.data.verify import verify_store
+
+S3 = ("moto", "flask", "flask_cors", "s3fs")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in S3), reason=f"needs {', '.join(S3)} (extra dev)"
+    ),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # connections of s3fs that are open when its server goes
+]
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray (extra ray)")
+TWO = EncodeSettings(shard_samples=2, threads=1)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with local_s3() as (bucket, app):
+        yield bucket, app
+
+
+@pytest.fixture
+def bucket(server) -> str:
+    return server[0]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes; the second one says that it has a GPU."""
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def data_hashes(location) -> dict[str, str]:
+    """sha256 of every data file, as the commit records say, and checked."""
+    assert verify_store(location) == {}
+    commits = open_committed(location).commits.values()
+    return {name: digest for record in commits for name, digest in record["sha256"].items()}
+
+
+def test_s3_has_the_bytes_of_a_folder_and_is_resumed_and_read(discrete, photos, bucket, tmp_path):
+    (photos / "p0.png").write_bytes(b"no picture")
+    plan = make_plan(discrete, photos, TWO)
+    local = run_plan(plan, discrete, tmp_path / "local")
+    url = f"{bucket}/made/store"
+    assert run_plan(plan, discrete, url, Schedule(workers=2)).tokens == local.tokens
+    assert data_hashes(url) == data_hashes(tmp_path / "local")
+    names = ["dataset.json", "errors/00000.jsonl"]
+    assert open_files(url).contents(names) == open_files(tmp_path / "local").contents(names)
+    assert [found.name for found in open_files(url).listed(".")] == ["commits", "dataset.json", "errors", "shards"]
+    open_files(url).remove("commits/00002.json")
+    again = run_plan(plan, discrete, url)
+    assert (again.encoded, again.shards_skipped) == (2, 4)
+    with pytest.raises(ValueError, match="was made by another plan"):
+        run_plan(make_plan(discrete, photos, replace(TWO, batch=3)), discrete, url)
+    with pytest.raises(FileExistsError, match="dataset.json: expected no such object"):
+        open_files(url).create("dataset.json", b"{}")
+    cached = TokenStore(url, cache=ShardCache(tmp_path / "cache"))
+    for store in (TokenStore(url), cached):
+        assert [item.indices.tolist() for item in store] == [
+            item.indices.tolist() for item in TokenStore(tmp_path / "local")
+        ]
+
+
+def test_pictures_are_read_from_s3(discrete, photos, bucket, tmp_path):
+    (photos / "p1.txt").write_text("a caption")
+    files = open_files(f"{bucket}/photos")
+    for path in photos.rglob("*.*"):
+        files.put(path.relative_to(photos).as_posix(), path.read_bytes())
+    encode_folder(discrete, f"{bucket}/photos", tmp_path / "remote", TWO)
+    encode_folder(discrete, photos, tmp_path / "local", TWO)
+    there, here = TokenStore(tmp_path / "remote"), TokenStore(tmp_path / "local")
+    assert list(there.rows) == list(here.rows) and there.rows[1]["caption"] == "a caption"
+
+
+def test_requests_that_fail_are_repeated(discrete, photos, server, tmp_path):
+    bucket, app = server
+    encode_folder(discrete, photos, tmp_path / "local", TWO)
+    app.rate = 0.2
+    try:
+        encode_folder(discrete, photos, f"{bucket}/failing", TWO)
+        assert data_hashes(f"{bucket}/failing") == data_hashes(tmp_path / "local")
+    finally:
+        app.rate = 0.0
+    assert app.failed > 3
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.parametrize("pools", [OnRay(num_cpus=1), OnRay(num_gpus=0.5, decode_cpus=1)], ids=["whole", "two-pools"])
+def test_ray_writes_the_bytes_of_a_local_run_to_a_folder_and_to_s3(discrete, photos, server, cluster, tmp_path, pools):
+    bucket, app = server
+    (photos / "p0.png").write_bytes(b"no picture")
+    plan = make_plan(discrete, photos, TWO)
+    run_plan(plan, discrete, tmp_path / "local", Schedule(workers=1))
+    done = []
+    for out in (tmp_path / "ray", f"{bucket}/ray-{pools.decode_cpus}"):
+        summary = run_plan(plan, discrete, out, Schedule(workers=2), executor=pools, on_images=done.append)
+        assert (summary.images, summary.errors, summary.shards) == (8, 1, 5)
+        assert data_hashes(out) == data_hashes(tmp_path / "local")
+        errors = [open_files(place).contents(["errors/00000.jsonl"]) for place in (out, tmp_path / "local")]
+        assert errors[0] == errors[1]
+        workers = {record["worker"] for record in open_committed(out).commits.values()}
+        assert len(workers) == 2 and all(str(os.getpid()) not in worker for worker in workers)
+    assert sum(done) == 18
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_worker_that_dies_on_the_cluster_is_replaced(discrete, photos, cluster, tmp_path):
+    plan = make_plan(discrete, photos, TWO)
+    run_plan(plan, discrete, tmp_path / "local")
+    killed: list[int] = []
+
+    def kill_who_was_first(count: int) -> None:
+        if count and not killed:
+            [record, *_] = open_committed(out).commits.values()
+            killed.append(int(record["worker"].split(":")[1]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    out = tmp_path / "ray"
+    options = {"executor": OnRay(), "on_images": kill_who_was_first}
+    run_plan(plan, discrete, out, Schedule(workers=2), **options)
+    assert killed and data_hashes(out) == data_hashes(tmp_path / "local")
+    killed.clear()
+    out = tmp_path / "stopped"
+    with pytest.raises(ChildProcessError, match="died 1 times, 4 of 5 shards are left; run the same command again"):
+        run_plan(plan, discrete, out, Schedule(workers=1, max_restarts=0), **options)
+    run_plan(plan, discrete, out, executor=OnRay())
+    assert data_hashes(out) == data_hashes(tmp_path / "local")
