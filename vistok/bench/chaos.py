@@ -79,7 +79,7 @@ def chaos(folder: Path, pictures: int, seed: int, *, workers: int = 2) -> list[T
         url = f"{bucket}/chaos"
         command = [sys.executable, "-m", "vistok.cli.main", "encode", str(folder / "pictures"), url]
         command += ["--workers", str(workers), "--shard-samples", str(settings.shard_samples), "--threads", "1"]
-        command += ["--batch", str(settings.batch), "--max-restarts", "1000"]
+        command += ["--batch", str(settings.batch), "--max-restarts", "1000", "--tile", "0"]
         app.rate = _FAILURES
         begin = time.perf_counter()
         storm = _Storm(command, app, random.Random(seed), kills=max(4, pictures // 250), log=folder / "driver.log")
