@@ -72,7 +72,7 @@ def local_s3(seed: int = 0) -> Iterator[tuple[str, FailingApp]]:
             "a local S3 server needs moto and s3fs; install the extra: pip install 'vistok[bench]'"
         ) from error
 
-    class Quiet(WSGIRequestHandler):
+    class Quiet(WSGIRequestHandler):  # type: ignore[misc]
         def log(self, type: str, message: str, *args: Any) -> None:
             """Says nothing: failures are made here."""
 

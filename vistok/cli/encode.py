@@ -96,7 +96,7 @@ def encode(
         json: file to write the numbers to.
     """
     from vistok.data.decode_image import MAX_PIXELS
-    from vistok.data.encode import Schedule, on_this_machine, run_plan
+    from vistok.data.encode import Executor, Schedule, on_this_machine, run_plan
     from vistok.data.inputs.fetch import SCHEMES, FetchRules
     from vistok.data.inputs.open import open_input
     from vistok.data.on_ray import OnRay
@@ -108,7 +108,7 @@ def encode(
         rules = FetchRules(tuple(url_schemes or SCHEMES), url_timeout, max_bytes=url_max_bytes, private=url_private)
     pictures = open_input(src, image=image, caption=caption, key=key, split=split, urls=rules)
     # Named here, before the model is loaded: a mistyped number had better be an error at once.
-    executor = OnRay(address, num_cpus, num_gpus, decode_cpus) if engine == "ray" else on_this_machine
+    executor: Executor = OnRay(address, num_cpus, num_gpus, decode_cpus) if engine == "ray" else on_this_machine
     model = load_tokenizer(tokenizer, checkpoint)
     settings = EncodeSettings(
         batch=batch,

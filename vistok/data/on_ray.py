@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vistok.data.encode import OnImages, ShardWork
+from vistok.data.encode import Loader, OnImages, ShardWork
 from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
 from vistok.data.records import shard_names
@@ -120,7 +120,7 @@ class _Worker:
 
     def encode(self, shard: int, entries: Sequence[Entry]) -> dict[str, Any] | None:
         """Write the data of a shard; its commit record, None if too many pictures failed."""
-        loader = partial(_decoded_elsewhere, self._decode_cpus) if self._decode_cpus else load
+        loader: Loader = partial(_decoded_elsewhere, self._decode_cpus) if self._decode_cpus else load
         return self._work.encode(shard, entries, loader=loader)
 
 

@@ -11,7 +11,6 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from vistok.data.retry import Backoff
@@ -182,7 +181,7 @@ class _Pinned(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Raises: OSError."""
-        self.sock: Any = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = socket.create_connection((self._address, self.port), self.timeout)
         if self._scheme == "https":
             self.sock = _context().wrap_socket(self.sock, server_hostname=self.host)
 

@@ -4,7 +4,7 @@ The list makes the plan, the web may change under it: what a URL gave is told by
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vistok.data.inputs.entry import Entry, Record
 from vistok.data.inputs.fetch import FetchRules, fetch
 from vistok.data.inputs.files import Files, suffix_of
 from vistok.data.inputs.parquet import ParquetTable
-from vistok.data.inputs.tables import TableInput
+from vistok.data.inputs.tables import Table, TableInput
 
 
 class ListTable:
@@ -69,7 +69,7 @@ def read_csv_list(path: Path) -> ListTable:
     return ListTable(table)
 
 
-_READERS = {".txt": read_text_list, ".csv": read_csv_list, ".parquet": ParquetTable}
+_READERS: dict[str, Callable[[Path], Table]] = {".txt": read_text_list, ".csv": read_csv_list, ".parquet": ParquetTable}
 
 
 @dataclass(frozen=True)
