@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistok.data.encode import Schedule, batches_by_size, encode_folder, run_plan
+from vistok.data.encode import encode_folder, run_plan
+from vistok.data.encode_shard import Schedule, batches_by_size
 from vistok.data.images import open_image
 from vistok.data.load import Loaded
 from vistok.data.plan import EncodeSettings, make_plan

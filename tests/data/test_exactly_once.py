@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from vistok.data.encode import Schedule, encode_folder, run_plan
+from vistok.data.encode import encode_folder, run_plan
+from vistok.data.encode_shard import Schedule
 from vistok.data.plan import EncodeSettings, make_plan
 from vistok.data.shard import locked
 from vistok.data.store import TokenStore
@@ -78,7 +79,7 @@ _CHILDREN = """
 import os, signal, sys, threading
 import torch, vistok
 torch.set_num_threads(1)
-from vistok.data.encode import Schedule, encode_folder
+from vistok.data.encode import encode_folder
 from vistok.data.plan import EncodeSettings
 photos, checkpoint = sys.argv[1:]
 tokenizer = vistok.tokenizer("vq_nano", checkpoint=checkpoint)

@@ -8,7 +8,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from vistok.data.encode import Schedule, encode_folder, run_plan
+from vistok.data.encode import encode_folder, run_plan
+from vistok.data.encode_shard import Schedule
 from vistok.data.gc import collect_garbage
 from vistok.data.plan import EncodeSettings, make_plan
 from vistok.data.retry import Backoff

@@ -5,7 +5,8 @@ import sys
 import fsspec
 import pytest
 
-from vistok.data.encode import Schedule, run_plan
+from vistok.data.encode import run_plan
+from vistok.data.encode_shard import Schedule
 from vistok.data.on_ray import OnRay
 from vistok.data.plan import EncodeSettings, make_plan
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from vistok.bench._local_s3 import local_s3
-from vistok.data.encode import Schedule, encode_folder, run_plan
+from vistok.data.encode import encode_folder, run_plan
+from vistok.data.encode_shard import Schedule
 from vistok.data.on_ray import OnRay
 from vistok.data.plan import EncodeSettings, make_plan
 from vistok.data.shard_cache import ShardCache

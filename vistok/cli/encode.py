@@ -96,7 +96,8 @@ def encode(
         json: file to write the numbers to.
     """
     from vistok.data.decode_image import MAX_PIXELS
-    from vistok.data.encode import Executor, Schedule, on_this_machine, run_plan
+    from vistok.data.encode import Executor, on_this_machine, run_plan
+    from vistok.data.encode_shard import Schedule
     from vistok.data.inputs.fetch import SCHEMES, FetchRules
     from vistok.data.inputs.open import open_input
     from vistok.data.on_ray import OnRay

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vistok.data.encode import Loader, OnImages, ShardWork
+from vistok.data.encode_shard import Loader, OnImages, ShardWork
 from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
 from vistok.data.records import shard_names

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vistok.data.encode import Schedule, run_plan
+from vistok.data.encode import run_plan
+from vistok.data.encode_shard import Schedule
 from vistok.data.inputs.fetch import FetchRules, fetch
 from vistok.data.inputs.open import open_input
 from vistok.data.plan import EncodeSettings, make_plan
