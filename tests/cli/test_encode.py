@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -172,3 +173,28 @@ def test_a_folder_that_is_no_store_is_an_error(tmp_path, capsys):
     for verb in (["store", "info"], ["store", "verify"]):
         assert main([*verb, str(tmp_path)]) == 1
         assert "dataset.json" in capsys.readouterr().err
+
+
+def test_a_store_behind_a_url_is_written_checked_and_cleaned(photos, checkpoint, tmp_path, capsys):
+    url = "memory://cli/store"
+    try:
+        assert main(["encode", str(photos), url, "--checkpoint", str(checkpoint), "--threads", "1"]) == 0
+        assert main(["store", "info", url]) == 0 and main(["store", "verify", url]) == 0
+        assert "1 of 1 shards committed, 0 bad" in capsys.readouterr().out
+        fsspec.filesystem("memory").rm("/cli/store/commits/00000.json")
+        assert main(["store", "gc", url, "--dry-run"]) == 0 and "0 files" in capsys.readouterr().out
+        assert main(["store", "gc", url, "--min-age", "0"]) == 0 and "2 files" in capsys.readouterr().out
+    finally:
+        fsspec.filesystem("memory").rm("/cli", recursive=True)
+
+
+def test_urls_are_fetched_by_the_rules_that_are_given(checkpoint, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("http://127.0.0.1:9/a.png\n")
+    words = ["encode", str(tmp_path / "list.txt"), str(tmp_path / "store"), "--checkpoint", str(checkpoint)]
+    assert main([*words, "--urls", "--threads", "1"]) == 1  # nothing is encoded
+    errors = tmp_path / "store/errors/00000.jsonl"
+    assert "no public address" in errors.read_text()
+    assert main([*words, "--urls", "--threads", "1", "--retry-errors", "--url-schemes", "https"]) == 1
+    assert "expected a URL of https, got 'http'" in errors.read_text()
+    assert main([*words, "--urls", "--url-schemes", "file"]) == 1
+    assert "expected schemes out of http, https, got file" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def chaos(folder: Path, pictures: int, seed: int, *, workers: int = 2) -> list[T
         command += ["--batch", str(settings.batch), "--max-restarts", "1000", "--tile", "0"]
         app.rate = _FAILURES
         begin = time.perf_counter()
-        storm = _Storm(command, app, random.Random(seed), kills=max(4, pictures // 250), log=folder / "driver.log")
+        storm = _Storm(command, app, random.Random(seed), kills=max(3, pictures // 250), log=folder / "driver.log")
         storm.run()
         taken = time.perf_counter() - begin
         # The server still fails: reading bears it as writing does.
