@@ -72,12 +72,10 @@ def local_s3(seed: int = 0) -> Iterator[tuple[str, FailingApp]]:
             "a local S3 server needs moto and s3fs; install the extra: pip install 'vistok[bench]'"
         ) from error
 
-    class Quiet(WSGIRequestHandler):  # type: ignore[misc]
-        def log(self, type: str, message: str, *args: Any) -> None:
-            """Says nothing: failures are made here."""
-
+    # Says nothing: failures are made here.
+    quiet = type("Quiet", (WSGIRequestHandler,), {"log": lambda self, *_: None})
     app = FailingApp(DomainDispatcherApplication(create_backend_app), seed)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     wanted = {

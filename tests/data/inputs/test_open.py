@@ -83,11 +83,23 @@ def test_a_path_with_brackets_that_is_there_is_no_pattern(tmp_path, picture):
     assert [entry.key for entry in open_input(tmp_path / "a[1]").entries()] == ["x.png"]
 
 
-@pytest.mark.parametrize("name", ["nowhere", "nowhere/x.tar", "s3://bucket/x.tar"])
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/x.tar"])
 def test_what_is_not_there_is_an_error_that_names_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"{name}.*expected pictures"):
         open_input(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("s3://bucket/x.tar", "expected a folder of pictures"), ("https://host/photos", "see --urls")]
+)
+def test_a_url_whose_pictures_cannot_be_listed_is_refused_with_the_remedy(url, said):
+    with pytest.raises(ValueError, match=f"{url}: .*{said}"):
+        open_input(url)
+
+
+def test_a_file_url_is_its_path(pictures):
+    assert open_input(f"file://{pictures}") == open_input(pictures)
 
 
 @pytest.mark.parametrize("name", ["nowhere/*.png", "*.png"])

@@ -49,9 +49,10 @@ def open_input(
     nothing that can be read, things of several kinds, or if an option does not apply to its kind.
     """
     columns = {"image": image, "caption": caption, "key": key}
-    if "://" in str(source) and urls is None:
-        _refuse(str(source), "pictures behind a URL", {**columns, "split": split})
-        return ObjectInput(str(source).rstrip("/"))
+    source = str(source).removeprefix("file://")
+    if "://" in source and urls is None:
+        _refuse(source, "pictures behind a URL", {**columns, "split": split})
+        return _behind_url(source.rstrip("/"))
     path = Path(source)
     if urls is not None:
         _refuse(str(source), "lists of URLs", {"split": split})
@@ -70,6 +71,14 @@ def open_input(
     if kind in _TABLES:
         return _TABLES[kind](files, **columns)
     return FolderInput(files) if kind == "pictures" else WebDatasetInput(files)
+
+
+def _behind_url(url: str) -> ObjectInput:
+    if url.startswith(("http://", "https://")):
+        raise ValueError(f"{url}: a web server lists nothing; write the URLs of the pictures into a file, see --urls")
+    if is_archive(url) or suffix_of(url) in (".parquet", ".arrow"):
+        raise ValueError(f"{url}: behind a URL, expected a folder of pictures; copy archives and tables to a disk")
+    return ObjectInput(url)
 
 
 def _files(path: Path) -> Files:
