@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import signal
+import socket
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -41,6 +43,16 @@ def bucket(server) -> str:
     return server[0]
 
 
+def free_ports() -> dict[str, int]:
+    """Ports for a node's agents: without them a node ends itself if its agents do not name theirs within seconds."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in names]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes; the second one says that it has a GPU."""
@@ -51,8 +63,8 @@ def cluster():
     for left in (2, 1, 0):  # on a busy machine a node may not be up within the seconds that Ray gives it
         cluster = Cluster()
         try:
-            cluster.add_node(num_cpus=1, include_dashboard=False)
-            cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False)
+            cluster.add_node(num_cpus=1, include_dashboard=False, **free_ports())
+            cluster.add_node(num_cpus=1, num_gpus=1, include_dashboard=False, **free_ports())
             break
         except Exception:
             cluster.shutdown()

@@ -37,21 +37,26 @@ class FailingApp:
             self.failed += fails
             self.refused_as_full += self.full and put
         if self.full and put:
-            return _refuse(environ, start_response, "507 Insufficient Storage", "XMinioStorageFull")
+            _take_in(environ)
+            return _refuse(start_response, "507 Insufficient Storage", "XMinioStorageFull")
         if fails and draw < self.rate / 2:
-            return _refuse(environ, start_response, "503 Service Unavailable", "SlowDown")
+            _take_in(environ)
+            return _refuse(start_response, "503 Service Unavailable", "SlowDown")
         if not fails:
             return self._app(environ, start_response)
         # It is carried out, but nobody is told.
         answer = self._app(environ, lambda *_: None)
         for _ in answer:
             pass
-        return _refuse(environ, start_response, "500 Internal Server Error", "InternalError")
+        return _refuse(start_response, "500 Internal Server Error", "InternalError")
 
 
-def _refuse(environ: Environ, start_response: StartResponse, status: str, code: str) -> Iterable[bytes]:
+def _take_in(environ: Environ) -> None:
     # What is not read would break the connection, which is another failure than this one.
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+
+
+def _refuse(start_response: StartResponse, status: str, code: str) -> Iterable[bytes]:
     body = _ERROR.format(code=code).encode()
     start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [body]

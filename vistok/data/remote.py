@@ -22,6 +22,7 @@ from vistok.data.shard_header import REMEDY, Extent
 from vistok.data.shard_reader import Array, Span
 
 _BLOCK = 1 << 22
+_WRITE_SECONDS, _SLOWEST = 120.0, 1e6  # how long a write may take: a start, and bytes per second
 _TAKEN = (409, 412)  # answers of S3 to "only if there is none"
 _T = TypeVar("_T")
 _TIMES = ("LastModified", "mtime", "modified", "created", "last_modified", "updated")  # as file systems call it
@@ -197,8 +198,10 @@ class RemoteFiles:
         fs, root = self.place()
         if "memory" in _protocols(fs):
             fs.makedirs(f"{root}/{path}".rpartition("/")[0], exist_ok=True)
+        # A server that neither takes the rest nor answers would be waited for without end.
+        limit = {"timeout": _WRITE_SECONDS + len(content) / _SLOWEST} if getattr(fs, "async_impl", False) else {}
         try:
-            self.backoff.run(lambda: fs.pipe_file(f"{root}/{path}", content, mode=mode))
+            self.backoff.run(lambda: fs.pipe_file(f"{root}/{path}", content, mode=mode, **limit))
         except Exception as error:
             if mode != "create" or not (isinstance(error, FileExistsError) or http_status(error) in _TAKEN):
                 raise self._failed(path, "written", error) from error
