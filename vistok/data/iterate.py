@@ -91,7 +91,7 @@ class TokenStream(IterableDataset[Any]):
         Any number of ranks may go on from it, provided that all of them have stopped after the same step.
         """
         return {
-            "store": self._identity(),
+            "store": store_identity(self._store),
             "shuffle": self._shuffle,
             "seed": self._seed,
             "epoch": self.epoch,
@@ -165,10 +165,11 @@ class TokenStream(IterableDataset[Any]):
                 f"({self._store.rows[longest]['key']}) has {lengths[longest]}; give more, or a budget to the store"
             )
 
-    def _identity(self) -> str:
-        store = self._store
-        parts = [
-            store.dataset["plan_hash"],
-            *((shard, end) for shard, end in zip(store.shards, store.ends, strict=True)),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+def store_identity(store: "TokenStore") -> str:
+    """What tells one state of a store from another: its plan, and which shards are committed with how many samples."""
+    parts = [
+        store.dataset["plan_hash"],
+        *((shard, end) for shard, end in zip(store.shards, store.ends, strict=True)),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
