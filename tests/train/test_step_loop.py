@@ -85,3 +85,9 @@ def test_a_loss_that_is_no_number_ends_the_run_by_name_and_is_not_saved(tmp_path
     with pytest.raises(FloatingPointError, match="loss is nan at step 1; lower the learning rate"):
         run_steps(run)
     assert run.saved == []
+
+
+def test_a_process_that_does_not_write_leaves_the_folder_to_the_one_that_does(tmp_path):
+    beside = Halving(tmp_path / "none")
+    assert run_steps(beside, writes=False) == {} and beside.step == 10
+    assert beside.saved == [] and not (tmp_path / "none").exists()

@@ -59,18 +59,14 @@ class ImageTextCollator:
     def __post_init__(self) -> None:
         if not 0 <= self.reverse_ratio <= 1:
             raise ValueError(f"reverse_ratio: expected 0 to 1, got {self.reverse_ratio}")
-        self._padding = _padding(self.tokenizer)
+        self._padding = padding_id(self.tokenizer)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Raises: ValueError if there are no samples, one is empty or too long, or an image does not fit."""
         if not samples:
             raise ValueError("image_text_collator: expected at least one sample, got none")
         rows = [self._row(sample, place) for place, sample in enumerate(samples)]
-        lengths = torch.tensor([len(ids) for ids, _ in rows])
-        ids = pad_sequence([ids for ids, _ in rows], batch_first=True, padding_value=self._padding)
-        labels = pad_sequence([labels for _, labels in rows], batch_first=True, padding_value=IGNORED)
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return padded_rows(rows, self._padding)
 
     def part_ids(self, part: Part) -> Tensor:
         """The ids [n] of a text or of an image, without bos and eos."""
@@ -111,6 +107,23 @@ class ImageTextCollator:
         return len(sample) == 2 and sum(isinstance(part, str) for part in sample) == 1
 
 
+def padded_rows(rows: Sequence[tuple[Tensor, Tensor]], padding: int) -> dict[str, Tensor]:
+    """Ids [n] and labels [n] of each sample as input_ids, attention_mask and labels [B, n], padded on the right."""
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    ids = pad_sequence([ids for ids, _ in rows], batch_first=True, padding_value=padding)
+    labels = pad_sequence([labels for _, labels in rows], batch_first=True, padding_value=IGNORED)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def padding_id(tokenizer: Any) -> int:
+    """What a tokenizer pads with: pad, else unk, else eos. Raises: ValueError if it has none of them."""
+    for number in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
+        if number is not None:
+            return int(number)
+    raise ValueError("image_text_collator: expected a tokenizer with a pad, unk or eos token, got one with none")
+
+
 def _codes(part: Tensor | TokenTensor, vocabulary: VocabMap) -> Tensor:
     """Codes [N], or [h, w] if the vocabulary has ends of rows."""
     if isinstance(part, Tensor):
@@ -127,10 +140,3 @@ def _codes(part: Tensor | TokenTensor, vocabulary: VocabMap) -> Tensor:
     if len(grid) != 2 or grid[0] * grid[1] != len(codes):
         raise ValueError(f"image: expected all tokens of a grid for rows with an end, got {len(codes)} of {grid}")
     return codes.reshape(grid)
-
-
-def _padding(tokenizer: Any) -> int:
-    for number in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
-        if number is not None:
-            return int(number)
-    raise ValueError("image_text_collator: expected a tokenizer with a pad, unk or eos token, got one with none")

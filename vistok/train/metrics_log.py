@@ -1,10 +1,12 @@
 """metrics.jsonl of a run: one JSON object a line, steps rising."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 
-def append_row(log: Path, row: dict[str, float]) -> None:
+def append_row(log: Path, row: dict[str, Any]) -> None:
     """Add one line."""
     with open(log, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -17,7 +19,10 @@ def last_row(log: Path) -> dict[str, float]:
 
 
 def drop_rows_after(log: Path, step: int) -> None:
-    """Forget what a stopped run logged after its last checkpoint: those steps come again."""
+    """Forget what a stopped run logged after its last checkpoint: those steps come again, and a line cut short."""
     if log.is_file():
         rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        log.write_text("".join(row for row in rows if json.loads(row)["step"] <= step), encoding="utf-8")
+        kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
+        partial = log.with_name(f"{log.name}.tmp.{os.getpid()}")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, log)

@@ -44,20 +44,24 @@ def run_steps(
     measure: Callable[[bool], dict[str, float]] | None = None,
     on_row: Callable[[dict[str, float]], None] | None = None,
     ends: Collection[int] = (),
+    writes: bool = True,
 ) -> dict[str, float]:
     """Go on from the last checkpoint to the last step; returns the last row of `out/metrics.jsonl`.
 
     measure: called after each step with whether a row is due, returns further values. on_row: sees every row. ends:
-    steps that end a stage, which have a row and a checkpoint as the last step has.
+    steps that end a stage, which have a row and a checkpoint as the last step has. writes: False in all processes of a
+    run but one, which then keeps the folder for all; they return no row.
     Raises: FloatingPointError naming folder and step if a loss is not finite.
     """
     config = run.config
-    run.out.mkdir(parents=True, exist_ok=True)
-    (run.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
+    if writes:
+        run.out.mkdir(parents=True, exist_ok=True)
+        (run.out / "config.json").write_text(json.dumps(asdict(config), indent=2), encoding="utf-8")
     run.resume()
     log = run.out / "metrics.jsonl"
-    drop_rows_after(log, run.step)
-    row = last_row(log)
+    if writes:
+        drop_rows_after(log, run.step)
+    row = last_row(log) if writes else {}
     began = time.monotonic() - run.seconds
     while run.step < config.steps:
         values = run.train_step()
@@ -68,12 +72,12 @@ def run_steps(
         if measure is not None:
             values |= measure(due)
         run.seconds = time.monotonic() - began
-        if due:
+        if due and writes:
             row = {"step": run.step, "seconds": round(run.seconds, 1), **values}
             append_row(log, row)
             if on_row is not None:
                 on_row(row)
-        if last or run.step % config.save_every == 0:
+        if writes and (last or run.step % config.save_every == 0):
             run.save()
         if on_step is not None:
             on_step(run.step, values)
