@@ -113,7 +113,8 @@ class Trainer:
         from vistok.lvlm.token_families import seed
 
         self.config, self.out = config, Path(config.out)
-        self.accelerator = Accelerator()
+        # Left to itself it takes processes without a GPU for strangers to one another.
+        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         stores = [TokenStore(path) for path in config.stores]
         codes = _codes(stores)
         self.stream = MixedStream(
