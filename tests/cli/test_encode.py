@@ -175,6 +175,25 @@ def test_a_folder_that_is_no_store_is_an_error(tmp_path, capsys):
         assert "dataset.json" in capsys.readouterr().err
 
 
+def test_several_tokenizers_write_a_store_each_in_one_pass(photos, checkpoint, store, tmp_path, capsys):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vistok.tokenizer("kl_nano", **vistok.info("tokenizer", "kl_nano").tiny).save_pretrained(tmp_path / "kl")
+    words = ["encode", str(photos), str(tmp_path / "both"), "--tokenizer", "vq_nano", "--tokenizer", "kl_nano"]
+    words += ["--threads", "1", "--json", str(tmp_path / "numbers.json")]
+    assert main([*words, "--checkpoint", str(checkpoint), str(tmp_path / "kl")]) == 0
+    numbers = json.loads((tmp_path / "numbers.json").read_text())["stores"]
+    assert [(one["tokenizer"], one["images"]) for one in numbers] == [("vq_nano", 4), ("kl_nano", 4)]
+    assert TokenStore(tmp_path / "both" / "kl_nano").columns == ("embeds",)
+    for name in ("dataset.json", "shards/00000.safetensors", "shards/00000.parquet"):
+        assert (tmp_path / "both" / "vq_nano" / name).read_bytes() == (store / name).read_bytes()
+    capsys.readouterr()
+    assert main([*words, "--checkpoint", str(checkpoint)]) == 1
+    assert "--checkpoint for all of them or for none" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "--engine", "ray"]) == 1
+    assert "expected one tokenizer, got several" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_store_behind_a_url_is_written_checked_and_cleaned(photos, checkpoint, tmp_path, capsys):
     url = "memory://cli/store"
     try:

@@ -49,14 +49,15 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
     """Rewrite a command line to what jsonargparse takes, which knows fewer ways to write one.
 
     Leading words fill the function's parameters in order, those with a default too (keyword-only ones never); a list
-    takes all words that follow; a bare `--flag` is true; `--two-words` is the parameter two_words, and a word that is
-    Python's own, such as `--as`, the parameter as_.
+    takes all words that follow, and those of the same option given again; a bare `--flag` is true; `--two-words` is the
+    parameter two_words, and a word that is Python's own, such as `--as`, the parameter as_.
     """
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     hints = get_type_hints(function)
     lists = {name for name, hint in hints.items() if _is_list(hint)}
     words, rest = _split(args)
     positional, options = [], []
+    listed: dict[str, list[str]] = {}
     for parameter in parameters:
         if not words:
             break
@@ -77,10 +78,10 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
         if hints.get(name) is bool and not equals and not following:
             options.append(f"{option}=true")
         elif name in lists and not dot and (equals or following):
-            options.append(f"{option}={_as_list([value, *following] if equals else following)}")
+            listed.setdefault(option, []).extend([value, *following] if equals else following)
         else:
             options += [option + equals + value, *following]
-    return positional + words + options
+    return positional + words + options + [f"{option}={_as_list(values)}" for option, values in listed.items()]
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str]]:

@@ -1,9 +1,10 @@
 """Pictures to a token store."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vistok.data.encode import EncodeSummary
     from vistok.protocols import Tokenizer
 
+_DEFAULT = "vq_nano"
 _TILE = 1024  # pixels; larger tiles take more memory and less time at their borders
 
 
@@ -24,12 +26,17 @@ def encode(
     src: str,
     out: str,
     *,
-    tokenizer: str = "vq_nano",
-    checkpoint: str | None = None,
+    tokenizer: list[str] | None = None,
+    checkpoint: list[str] | None = None,
     image: str | None = None,
     caption: str | None = None,
     key: str | None = None,
     split: str | None = None,
+    fps: float | None = None,
+    frames: int | None = None,
+    depth: str | None = None,
+    depth_codec: str = "depth_nano",
+    depth_unit: float = 0.001,
     batch: int = 8,
     shard_samples: int = 1000,
     workers: int = 1,
@@ -62,12 +69,19 @@ def encode(
         src: pictures: a folder (searched through), a file, a glob in quotes, WebDataset tars, Parquet files, a data set
             that Hugging Face's save_to_disk wrote, a URL such as s3://bucket/photos, or with --urls a list of URLs.
         out: folder of the store, or a URL that fsspec can write to, such as s3://bucket/store.
-        tokenizer: name, see `vistok list`.
-        checkpoint: file, folder or hf:owner/name with weights other than the tokenizer's own.
+        tokenizer: name, see `vistok list`; left out = vq_nano. Several names, each picture being decoded once for all
+            of them: OUT is a folder of stores then, one of each name.
+        checkpoint: file, folder or hf:owner/name with weights other than the tokenizer's own; one for each of several.
         image: column of the pictures in a table, if its name and type do not tell.
         caption: column of the captions in a table.
         key: column of a table that names each picture.
         split: split of a Hugging Face data set.
+        fps: of videos (extra `video`), so many frames a second; left out with --frames = every one.
+        frames: of videos, so many frames of each, evenly spread.
+        depth: folder of depth maps (16-bit grey or floating point) under the names of the pictures; their ids become
+            the column depth_ids.
+        depth_codec: name of the codec that makes them.
+        depth_unit: metres of one step of a 16-bit map.
         batch: pictures of one size that are encoded together.
         shard_samples: pictures per shard, the unit that is resumed.
         workers: processes that encode shards side by side; changes no byte of the store.
@@ -98,6 +112,8 @@ def encode(
     from vistok.data.decode_image import MAX_PIXELS
     from vistok.data.encode import Executor, on_this_machine, run_plan
     from vistok.data.encode_shard import Schedule
+    from vistok.data.encode_together import run_plans
+    from vistok.data.inputs.depth_maps import DepthMaps
     from vistok.data.inputs.fetch import SCHEMES, FetchRules
     from vistok.data.inputs.open import open_input
     from vistok.data.on_ray import OnRay
@@ -107,10 +123,16 @@ def encode(
     rules = None
     if urls:
         rules = FetchRules(tuple(url_schemes or SCHEMES), url_timeout, max_bytes=url_max_bytes, private=url_private)
-    pictures = open_input(src, image=image, caption=caption, key=key, split=split, urls=rules)
+    maps = None if depth is None else DepthMaps(Path(depth), depth_codec, unit=depth_unit)
+    pictures = open_input(
+        src, image=image, caption=caption, key=key, split=split, urls=rules, fps=fps, frames=frames, depth=maps
+    )
+    names = tokenizer or [_DEFAULT]
+    checkpoints: Sequence[str | None] = checkpoint or [None] * len(names)
+    _check_names(names, checkpoints, engine)
     # Named here, before the model is loaded: a mistyped number had better be an error at once.
     executor: Executor = OnRay(address, num_cpus, num_gpus, decode_cpus) if engine == "ray" else on_this_machine
-    model = load_tokenizer(tokenizer, checkpoint)
+    models = [load_tokenizer(name, weights) for name, weights in zip(names, checkpoints, strict=True)]
     settings = EncodeSettings(
         batch=batch,
         shard_samples=shard_samples,
@@ -118,19 +140,40 @@ def encode(
         device=device,
         seed=seed,
         split=split,
-        options=_tiling(model, tile) | _length(model, eps, verify),
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    plan = make_plan(model, pictures, settings)
+    plans = [
+        make_plan(model, pictures, replace(settings, options=_tiling(model, tile) | _length(model, eps, verify)))
+        for model in models
+    ]
+    outs = [out] if len(names) == 1 else [f"{out}/{name}" for name in names]
     with image_progress() as progress:
-        task = progress.add_task("encoding", total=len(plan.entries))
+        task = progress.add_task("encoding", total=sum(len(plan.entries) for plan in plans))
         advance = partial(progress.advance, task)
-        summary = run_plan(plan, model, out, schedule, on_images=advance, executor=executor)
-    _print_summary(summary, out, pictures.left_out)
+        if len(plans) == 1:
+            summaries = [run_plan(plans[0], models[0], out, schedule, on_images=advance, executor=executor)]
+        else:
+            summaries = run_plans(plans, models, outs, schedule, on_images=advance)
+    for place, summary in zip(outs, summaries, strict=True):
+        _print_summary(summary, place, pictures.left_out)
     if json is not None:
-        settled = {"store": out, "tokenizer": tokenizer, "fingerprint": plan.record["fingerprint"], "workers": workers}
-        write_json(json, asdict(summary) | settled | {"left_out": pictures.left_out})
-    return 0 if summary.images else 1
+        found = [
+            asdict(summary)
+            | {"store": place, "tokenizer": name, "fingerprint": plan.record["fingerprint"], "workers": workers}
+            for summary, place, name, plan in zip(summaries, outs, names, plans, strict=True)
+        ]
+        write_json(json, (found[0] if len(found) == 1 else {"stores": found}) | {"left_out": pictures.left_out})
+    return 0 if all(summary.images for summary in summaries) else 1
+
+
+def _check_names(names: Sequence[str], checkpoints: Sequence[str | None], engine: str) -> None:
+    if len(set(names)) < len(names) or len(checkpoints) != len(names):
+        raise ValueError(
+            f"--tokenizer: expected different names, and --checkpoint for all of them or for none, got {len(names)} "
+            f"names ({', '.join(names)}) and {len(checkpoints)} checkpoints"
+        )
+    if engine == "ray" and len(names) > 1:
+        raise ValueError("--engine ray: expected one tokenizer, got several; run it for each, or leave it at local")
 
 
 def _tiling(model: "Tokenizer", tile: int | None) -> dict[str, int]:

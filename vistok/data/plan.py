@@ -142,7 +142,7 @@ def make_plan(tokenizer: Tokenizer, source: str | Path | Input, settings: Encode
         "device": settings.device,
         "options": settings.options,
         "split": settings.split,
-        "decoder": decoder_name(),
+        "decoder": ", ".join(filter(None, (decoder_name(), getattr(given, "decoder", "")))),
         "torch": str(torch.__version__),
     }
     return Plan(given, entries, fields, settings, record)

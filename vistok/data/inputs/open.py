@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vistok.data.images import SUFFIXES
 from vistok.data.inputs.arrow import dataset_input, is_dataset, stream_input
+from vistok.data.inputs.depth_maps import DepthMaps
 from vistok.data.inputs.entry import Input
 from vistok.data.inputs.fetch import FetchRules
 from vistok.data.inputs.files import Files, collect, suffix_of
@@ -15,16 +16,20 @@ from vistok.data.inputs.matching import matching
 from vistok.data.inputs.objects import ObjectInput
 from vistok.data.inputs.parquet import parquet_input
 from vistok.data.inputs.urls import url_input
+from vistok.data.inputs.video import SUFFIXES as VIDEO_SUFFIXES
+from vistok.data.inputs.video import VideoInput, is_video
 from vistok.data.inputs.walk import walk
 from vistok.data.inputs.webdataset import COMPRESSED, WebDatasetInput, compressed, is_archive
 
 _ACCEPTED = (
     f"pictures ({', '.join(SUFFIXES)}), .tar files (WebDataset), .parquet files, .arrow streams, "
-    "or a data set that `save_to_disk` of Hugging Face wrote"
+    f"a data set that `save_to_disk` of Hugging Face wrote, or videos ({', '.join(VIDEO_SUFFIXES)})"
 )
 _TABLES: dict[str, Callable[..., Input]] = {"Parquet files": parquet_input, "Arrow streams": stream_input}
+_VIDEOS = "videos"
 _KINDS: dict[str, Callable[[str], bool]] = {
     "pictures": is_picture,
+    _VIDEOS: is_video,
     "tar files": is_archive,
     "Parquet files": lambda name: suffix_of(name) == ".parquet",
     "Arrow streams": lambda name: suffix_of(name) == ".arrow",
@@ -39,27 +44,33 @@ def open_input(
     key: str | None = None,
     split: str | None = None,
     urls: FetchRules | None = None,
+    fps: float | None = None,
+    frames: int | None = None,
+    depth: DepthMaps | None = None,
 ) -> Input:
     """Open a file, a folder, all that a glob pattern names, or a URL; it must hold things of one kind.
 
     image, caption, key: columns of a table, None = found by name and type (key: file and row). split: of a DatasetDict.
     urls: given = the table is a list of URLs (text, CSV or Parquet, `image` its column of them) to be fetched by these
-    rules.
+    rules. fps, frames: which frames of videos, see `VideoInput`. depth: maps of the pictures in a folder.
     Raises: FileNotFoundError naming the path; PermissionError if the folder cannot be listed; ValueError if it holds
     nothing that can be read, things of several kinds, or if an option does not apply to its kind.
     """
     columns = {"image": image, "caption": caption, "key": key}
+    of_videos = {"fps": fps, "frames": frames}
+    of_files = {**of_videos, "depth": depth}
     source = str(source).removeprefix("file://")
     if "://" in source and urls is None:
-        _refuse(source, "pictures behind a URL", {**columns, "split": split})
+        _refuse(source, "pictures behind a URL", {**columns, **of_files, "split": split})
         return _behind_url(source.rstrip("/"))
     path = Path(source)
     if urls is not None:
-        _refuse(str(source), "lists of URLs", {"split": split})
+        _refuse(str(source), "lists of URLs", {**of_files, "split": split})
         found = _files(path) if os.path.lexists(path) else _matches(str(source))
         return url_input(found, url=image, caption=caption, key=key, rules=urls)
     if os.path.lexists(path):
         if is_dataset(path):
+            _refuse(str(source), "data sets", of_files)
             return dataset_input(path, **columns, split=split)
         files = _files(path)
     elif has_magic(str(source)):
@@ -67,10 +78,16 @@ def open_input(
     else:
         raise FileNotFoundError(f"no such file or folder: {source}; expected {_ACCEPTED}")
     kind = _kind(str(source), files)
-    _refuse(str(source), kind, {"split": split} if kind in _TABLES else {**columns, "split": split})
+    unfit: dict[str, object] = {"split": split}
+    unfit |= {} if kind in _TABLES else columns
+    unfit |= {} if kind == _VIDEOS else of_videos
+    unfit |= {} if kind == "pictures" else {"depth": depth}
+    _refuse(str(source), kind, unfit)
     if kind in _TABLES:
         return _TABLES[kind](files, **columns)
-    return FolderInput(files) if kind == "pictures" else WebDatasetInput(files)
+    if kind == _VIDEOS:
+        return VideoInput(files, fps, frames)
+    return FolderInput(files, depth) if kind == "pictures" else WebDatasetInput(files)
 
 
 def _behind_url(url: str) -> ObjectInput:
@@ -105,6 +122,8 @@ def _matches(pattern: str) -> Files:
 def _kind(source: str, files: Files) -> str:
     counts = {kind: sum(map(fits, files.names)) for kind, fits in _KINDS.items()}
     kinds = [kind for kind, count in counts.items() if count]
+    # Cameras put films beside their pictures: those are left out like any other file.
+    kinds = [kind for kind in kinds if kind != _VIDEOS] or kinds
     if not kinds and files.problems:
         raise ValueError(f"{source}: expected {_ACCEPTED}, found none; {files.problems[0].problem}")
     if not kinds:
@@ -118,7 +137,7 @@ def _kind(source: str, files: Files) -> str:
     return kinds[0]
 
 
-def _refuse(source: str, kind: str, options: Mapping[str, str | None]) -> None:
+def _refuse(source: str, kind: str, options: Mapping[str, object]) -> None:
     given: Iterable[str] = [f"{name}={value!r}" for name, value in options.items() if value is not None]
     if given:
         raise ValueError(f"{source}: {', '.join(given)} means nothing for {kind}; leave it out")
