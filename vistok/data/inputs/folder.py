@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -21,6 +21,7 @@ from vistok.data.inputs.captions import (
     caption_in,
     read_metadata,
 )
+from vistok.data.inputs.depth_maps import DEPTH_FIELD, DepthMaps
 from vistok.data.inputs.entry import Entry, Record
 from vistok.data.inputs.files import MAX_BYTES, Files, check_unchanged, in_order, spelled, suffix_of, version_of
 from vistok.data.inputs.kept import Kept
@@ -33,6 +34,7 @@ class _Beside(NamedTuple):
     text: Path | None
     annotation: Path | None
     metadata: Path | None
+    depth: Path | None
     states: tuple[os.stat_result, ...]
 
 
@@ -47,17 +49,28 @@ class FolderInput:
     """Pictures among `files`. Caption: `<stem>.txt`, else `caption` or `text` of the annotation.
 
     Annotation: `<stem>.json`, joined with the row of metadata.jsonl or metadata.csv in the picture's folder or the
-    nearest one above that has such a file.
+    nearest one above that has such a file. depth: maps that become the column depth_ids, null where one is missing.
     """
 
     files: Files
+    depth: DepthMaps | None = None
     listed: Kept = field(default_factory=Kept, repr=False, compare=False)
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     @property
     def fields(self) -> pa.Schema:
-        """json: the annotation as text, if any picture has one."""
-        return pa.schema([("json", pa.string())] if self._listing().annotated else [])
+        """json: the annotation as text, if any picture has one; depth_ids, if depth maps are asked for."""
+        return pa.schema(
+            [
+                *([pa.field("json", pa.string())] if self._listing().annotated else []),
+                *([] if self.depth is None else [DEPTH_FIELD]),
+            ]
+        )
+
+    @property
+    def decoder(self) -> str:
+        """What decides the ids of depth maps, if there are any."""
+        return "" if self.depth is None else self.depth.decoder
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -83,7 +96,10 @@ class FolderInput:
         annotation, caption = self._annotation(path, beside)
         if beside.text:
             caption = _text_of(beside.text)
-        return Record(content, caption, {} if annotation is None else {"json": annotation})
+        fields: dict[str, Any] = {} if annotation is None else {"json": annotation}
+        if self.depth is not None and beside.depth is not None:
+            fields[DEPTH_FIELD.name] = self.depth.ids(beside.depth)
+        return Record(content, caption, fields)
 
     def _annotation(self, path: Path, beside: _Beside) -> tuple[str | None, str | None]:
         """The annotation as JSON text, and the caption in it."""
@@ -110,11 +126,14 @@ class FolderInput:
     def _beside(self, path: Path) -> _Beside:
         text, annotation = path.with_suffix(".txt"), path.with_suffix(".json")
         metadata = self.kept.get(path.parent, lambda: _nearest_metadata(path.parent, self.files.root))
-        there = {file: state for file in (text, annotation, metadata) if file and (state := _state_of_file(file))}
+        depth = None if self.depth is None else self.depth.file(path.relative_to(self.files.root))
+        files = (text, annotation, metadata, depth)
+        there = {file: state for file in files if file and (state := _state_of_file(file))}
         return _Beside(
             text if text in there else None,
             annotation if annotation in there else None,
             metadata if metadata in there else None,
+            depth if depth in there else None,
             tuple(there.values()),
         )
 
@@ -139,6 +158,8 @@ class FolderInput:
                 entries.append(unreadable(name, error))
                 continue
             used.update(file for file in beside[:3] if file)
+            if self.depth is not None and beside.depth is None:
+                left_out["pictures without a depth map"] += 1
             if beside.metadata and row is not None:
                 rows_met[beside.metadata] += 1
             annotated = annotated or row is not None or beside.annotation is not None
