@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+import vistok.data.encode_shard
 import vistok.data.load
-from vistok.data.encode import Schedule, encode_folder
+from vistok.data.encode import encode_folder
+from vistok.data.encode_shard import Schedule
 from vistok.data.encode_together import run_plans
 from vistok.data.inputs.open import open_input
 from vistok.data.plan import EncodeSettings, make_plan
@@ -95,14 +97,14 @@ def test_an_error_of_one_store_reaches_the_caller_and_stops_no_thread(tokenizers
 
 
 def test_a_disk_that_refuses_one_store_leaves_the_others_to_go_on(tokenizers, photos, tmp_path, monkeypatch):
-    write = vistok.data.encode.write_data
+    write = vistok.data.encode_shard.write_data
 
     def refuse(files, shard, *arguments, **named):
         if files.name.endswith("/1"):
             raise OSError(28, "No space left on device", files.name)
         return write(files, shard, *arguments, **named)
 
-    monkeypatch.setattr(vistok.data.encode, "write_data", refuse)
+    monkeypatch.setattr(vistok.data.encode_shard, "write_data", refuse)
     with pytest.raises(OSError, match="No space left"):
         together(tokenizers[:2], photos, tmp_path)
     monkeypatch.undo()

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from vistok.data.encode import EncodeSummary, OnImages, Schedule, ShardWork, ignored, run_plan
+from vistok.data.encode import EncodeSummary, run_plan
+from vistok.data.encode_shard import OnImages, Schedule, ShardWork, ignored
 from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
 from vistok.data.plan import Plan

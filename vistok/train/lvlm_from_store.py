@@ -8,8 +8,6 @@ projector stay as they are, for pictures as pixels.
 Started by itself this is one process; `accelerate launch` or `torchrun` start several. All of them share every global
 batch, and gradients are those of its mean loss per answered token, so their number changes speed and not what is
 learned: a run that was killed goes on with any number, at the sample it had come to at its last checkpoint.
-
-`configs/train/micro_lvlm_store.yaml` on 2000 scenes, six questions each, encoded by seed_nano: see README.
 """
 
 import copy

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 import vistok
-from vistok.data.encode import Schedule, encode_folder
+from vistok.data.encode import encode_folder
+from vistok.data.encode_shard import Schedule
 from vistok.data.inputs.depth_maps import DepthMaps, read_depth
 from vistok.data.inputs.open import open_input
 from vistok.data.plan import EncodeSettings, make_plan

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vistok.data.decode_image import decode_image
-from vistok.data.encode import Schedule, encode_folder
+from vistok.data.encode import encode_folder
+from vistok.data.encode_shard import Schedule
 from vistok.data.inputs.open import open_input
 from vistok.data.plan import EncodeSettings
 from vistok.data.store import TokenStore
