@@ -55,7 +55,7 @@ def run_plans(
             _encode(left, schedule, on_images)
             return
 
-        def executor(work: ShardWork, shards: Mapping[int, Sequence[Entry]], heard: OnImages) -> None:
+        def executor(work: ShardWork, shards: Mapping[int, Sequence[Entry]], on_images: OnImages) -> None:
             left.append((work, shards))
             run(number + 1)
 
@@ -73,7 +73,7 @@ def _encode(
 ) -> None:
     together = _Together(tuple(work for work, _ in left))
     numbers = sorted({shard for _, shards in left for shard in shards})
-    tasks: dict[int, tuple[Any, ...]] = {}
+    tasks: dict[int, tuple[Sequence[Entry], tuple[int, ...]]] = {}
     for shard in numbers:
         which = tuple(place for place, (_, shards) in enumerate(left) if shard in shards)
         tasks[shard] = (left[which[0]][1][shard], which)

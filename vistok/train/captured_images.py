@@ -48,4 +48,4 @@ def _joined(pieces: list[Captured]) -> Captured:
         tensors = zip(*(found.tensors for found in blocks if found is not None), strict=True)
         kept.append(None if block is None else block._replace(tensors=tuple(map(torch.cat, tensors))))
     pooled, tokens = (torch.cat(parts) for parts in zip(*(piece[:2] for piece in pieces), strict=True))
-    return Captured(pooled, tokens, tuple(kept))
+    return Captured(pooled, tokens, tuple(kept), pieces[0].layers)
