@@ -25,8 +25,8 @@ COMMANDS = [line for language, code in BLOCKS if not language for line in code.s
 SHORTER = {
     "vistok train": "--steps 1 --options '{batch: 1, crop: 32, scales: [64]}'",
     "vistok bench prune": "--rounds 1 --options '{size: 2x16x2, methods: [uniform, fastv]}'",
-    "vistok bench vq": "--rounds 1 --options '{vectors: 64, codes: 64, width: 8}'",
     "vistok bench vqt": "--rounds 1 --options '{batch: 1}'",
+    "vistok bench vq": "--rounds 1 --options '{vectors: 64, codes: 64, width: 8}'",
     "vistok bench": "--rounds 1",
     "vistok data photos": "--help",
     "vistok eval adaptive": "--count 4",

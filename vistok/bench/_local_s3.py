@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 BUCKET = "bucket"
 _ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>made to fail</Message></Error>"
@@ -94,7 +95,9 @@ def local_s3(seed: int = 0) -> Iterator[tuple[str, FailingApp]]:
     os.environ.update(wanted)
     S3FileSystem.clear_instance_cache()  # one that is kept would ask another server
     try:
-        S3FileSystem().mkdir(BUCKET)
+        # moto keeps what it holds for the whole process: an earlier server's bucket would still be there.
+        with urlopen(Request(wanted["AWS_ENDPOINT_URL"] + "/moto-api/reset", method="POST")):
+            S3FileSystem().mkdir(BUCKET)
         yield f"s3://{BUCKET}", app
     finally:
         S3FileSystem.clear_instance_cache()
