@@ -20,7 +20,7 @@ from vistok.registry import create
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.export import write_half
 from vistok.train.moving_average import moving_average
-from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
+from vistok.train.optimizers import OPTIMIZERS, restore, update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import load_weights
 
@@ -127,8 +127,7 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         for name, buffer in self.codec.named_buffers():
             buffer.copy_(state["buffers"][name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(self.optimizers, state["optimizers"])
 
 
 def scene_maps(codec: Any, number: int, scenes: int) -> Tensor:

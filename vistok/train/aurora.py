@@ -24,6 +24,7 @@ from vistok.train.aurora_samples import Packed, Slots, usable_scenes, visual_tok
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.curriculum import CurriculumSampler
 from vistok.train.metrics_log import append_row, last_row
+from vistok.train.optimizers import restore
 from vistok.train.step_loop import OnStep, run_steps
 
 _BASE = "micro_lvlm"
@@ -210,8 +211,7 @@ class Trainer:
             return
         self.step, self.seconds = state["step"], state["seconds"]
         self._take(state)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(self.optimizers, state["optimizers"])
 
     def _take(self, state: dict[str, Any] | None) -> None:
         held = {} if state is None else state["trained"]

@@ -45,7 +45,7 @@ from vistok.train.checkpoint import read_state, write_state
 from vistok.train.metrics_log import append_row
 from vistok.train.moving_average import moving_average
 from vistok.train.naming_and_drawing import picture_sheet
-from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
+from vistok.train.optimizers import OPTIMIZERS, restore, update, warm_cosine
 from vistok.train.portrait_latents import SHOWN, PortraitLatents, kept_portraits
 from vistok.train.portrait_reader import PortraitReader
 from vistok.train.step_loop import OnStep, run_steps
@@ -275,8 +275,7 @@ class Trainer:
                 for name, value in saved.items():
                     parameters[name].copy_(value)
         self.average.n_averaged.copy_(state["averaged"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(self.optimizers, state["optimizers"])
 
     def export(self) -> None:
         """Write the averaged language model and head to `out/model`, whole or not at all; the tokenizer stays out."""

@@ -23,7 +23,7 @@ from vistok.train.karl_losses import EpsilonSchedule, Reconstruct, distillation,
 from vistok.train.karl_start import start_spatially
 from vistok.train.karl_tuning import Tuning
 from vistok.train.moving_average import moving_average
-from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
+from vistok.train.optimizers import OPTIMIZERS, restore, update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.weights import load_weights
 
@@ -194,8 +194,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.schedule.load_state_dict(state["schedule"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(self.optimizers, state["optimizers"])
         if self.tuning is not None:
             self.tuning.load_state_dict(state["tuning"])
 

@@ -24,7 +24,7 @@ from vistok.train.checkpoint import read_state, write_state
 from vistok.train.masked_features import draw_mask
 from vistok.train.mixed_pictures import MixedPictures
 from vistok.train.moving_average import moving_average
-from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
+from vistok.train.optimizers import OPTIMIZERS, restore, update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 
 _MEAN, _STD = 0.5, 0.25  # of all channels, which the shipped config states too
@@ -142,8 +142,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(self.optimizers, state["optimizers"])
 
 
 class MaskedAutoencoder(nn.Module):

@@ -25,6 +25,7 @@ from vistok.train.checkpoint import read_state, write_state
 from vistok.train.data_parallel import average_gradients, side_processes
 from vistok.train.dense_heads import DenseHeads, GlobalHead, norm_error
 from vistok.train.metrics_log import append_row, drop_rows_after
+from vistok.train.optimizers import restore
 from vistok.train.scene_batches import ASKED, IGNORED, SLOT_LENGTH, SceneBatch, SceneBatches
 from vistok.train.step_loop import OnStep
 
@@ -239,8 +240,7 @@ class Trainer:
             self.step, self.seconds = state["step"], state["seconds"]
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+            restore(self.optimizers, state["optimizers"])
 
 
 def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]:

@@ -27,7 +27,7 @@ from vistok.train.masked_features import draw_mask, on_grid
 from vistok.train.mingtok_losses import Heads, Step, Targets, masked_step
 from vistok.train.mixed_pictures import MixedPictures
 from vistok.train.moving_average import moving_average
-from vistok.train.optimizers import OPTIMIZERS, update, warm_cosine
+from vistok.train.optimizers import OPTIMIZERS, restore, update, warm_cosine
 from vistok.train.step_loop import OnStep, run_steps
 from vistok.train.teachers import Teacher, make_teacher
 
@@ -193,8 +193,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.trained.load_state_dict(state["trained"])
         self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(self.optimizers, state["optimizers"])
 
     def _targets(self, images: Tensor, masked: Tensor, grid: tuple[int, int]) -> Targets:
         """Teachers only look at images whose features count; the others' targets are zero and weigh nothing."""

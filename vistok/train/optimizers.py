@@ -68,3 +68,9 @@ def update(
     for optimizer in optimizers:
         optimizer.step()
     return norm
+
+
+def restore(optimizers: Sequence[Optimizer], states: Sequence[dict[str, Any]]) -> None:
+    """Give each optimizer its state of a checkpoint. Raises: ValueError if there are more of one than of the other."""
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
