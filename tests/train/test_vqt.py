@@ -14,6 +14,7 @@ from vistok.readouts.vqt_classifier import VQTClassifier
 from vistok.train.labelled_images import labelled_images
 from vistok.train.masked_autoencoder import Training as Pretraining
 from vistok.train.masked_autoencoder import make_backbone, write_backbone
+from vistok.train.standardized_head import standardized
 from vistok.train.vqt import Comparison, Training, train
 from vistok.train.vqt_results import read_results
 
@@ -108,6 +109,22 @@ def test_the_recipe_is_chosen_by_images_that_no_fit_saw(training: Training, monk
         bad = Comparison(replace(training, learning_rates=[0.02]))
         monkeypatch.setattr(bad, "_fit", fitted)
         bad.choose(1, images.seen, labels, 2)
+
+
+def test_features_are_standardised_by_the_images_that_are_fitted_to(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison(training)
+    images = comparison._images("portrait")
+    rows: list[int] = []
+
+    def counted(head: Any, features: torch.Tensor) -> Any:
+        rows.append(len(features))
+        return standardized(head, features)
+
+    monkeypatch.setattr("vistok.train.vqt.standardized", counted)
+    comparison.choose(1, images.seen, images.seen_labels["size"], 2)
+    assert rows == [8]  # of 12, four of which are held out
 
 
 def test_the_probe_may_have_a_search_of_its_own_and_all_queries_that_of_a_few(training: Training) -> None:

@@ -272,7 +272,8 @@ class Comparison:
 
     def _fit(self, model: Any, images: CapturedImages, labels: Tensor, recipe: Recipe, seed: int) -> float:
         images = _needed(model, images)
-        with self._around(model.head, _features(model, images))():
+        # Statistics too are of the images that are fitted to, not of those held out behind them.
+        with self._around(model.head, _features(model, images)[: len(labels)])():
             return fit(model.train(), lambda rows: model.read(images.rows(rows)), labels, recipe, seed)
 
     def _keep_features(
