@@ -9,13 +9,14 @@ from vistok.train.vqt_results import Facts, Result, write_result
 
 
 def put(run: Path, task: str, tokens: int, share: float, kept: float | None = None) -> None:
-    """A result with the given share of 200 images right in both runs, the first ones."""
+    """A result with the given share of 200 images right in both runs, the first ones; 0.9 with a new head."""
     images = torch.arange(200)
     right = (images < share * 200).expand(2, -1)
     facts = Facts(
         task, tokens, 6, 96, None if kept is None else 28, [1, 2], 0.1, 0.01, 0.5, None if tokens else 0.8, 1.0
     )
-    write_result(run, Result(facts, right, None if kept is None else (images < kept * 200).expand(2, -1)))
+    again = () if kept is None else ((images < share * 200).expand(2, -1) for share in (0.9, kept))
+    write_result(run, Result(facts, right, *again))
 
 
 def test_the_table_sets_each_readout_beside_the_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +33,8 @@ def test_the_table_sets_each_readout_beside_the_probe(tmp_path: Path, capsys: py
     assert vqt["accuracies"] == pytest.approx([0.8, 0.8]) and vqt["kept_accuracy"] == pytest.approx(0.7)
     assert vqt["over_linear"]["mean"] == pytest.approx(0.2)
     assert vqt["over_linear"]["low"] < 0.2 < vqt["over_linear"]["high"]
-    assert vqt["kept_over_all"]["mean"] == pytest.approx(-0.1)
+    assert vqt["refit_accuracy"] == pytest.approx(0.9)
+    assert vqt["kept_over_all"]["mean"] == pytest.approx(-0.2)
     assert rows["size", "vqt_t1"]["over_linear"] == {"mean": 0, "low": 0, "high": 0}
     mean = rows["mean", "vqt_t1"]
     assert mean["over_linear"]["mean"] == pytest.approx(0.1) and mean["accuracy"] == pytest.approx(0.75)

@@ -9,7 +9,7 @@ from torch import Tensor
 from vistok.readouts.vqt import VQT
 from vistok.readouts.vqt_classifier import VQTClassifier
 from vistok.train.classifier_fit import Recipe
-from vistok.train.feature_selection import keep_features
+from vistok.train.feature_selection import keep_features, refit_head
 
 
 @pytest.fixture
@@ -69,3 +69,11 @@ def test_both_fits_are_at_half_the_rate_the_first_with_the_lasso_inside_what_was
     settings = {"keep": 0.5, "strength": 0.5, "around": around}
     keep_features(model, features_of(labels), labels, Recipe(0.4, 0.0), 0, **settings)  # type: ignore[arg-type]
     assert calls == [(0.2, True), (0.2, False)] and entered == ["in", "out"] * 2
+
+
+def test_a_head_fitted_again_sees_all_features_and_leaves_the_queries_alone(model: VQTClassifier) -> None:
+    labels = torch.arange(80) % 2
+    features, queries = features_of(labels), model.vqt.queries.detach().clone()
+    refit_head(model, features, labels, Recipe(1.5, 0.0, batch=40, epochs=60, warm_epochs=2), 0)
+    assert model.head.select_ids is None and torch.equal(model.head(features).argmax(1), labels)
+    assert torch.equal(model.vqt.queries, queries)

@@ -49,7 +49,7 @@ def test_every_task_and_readout_has_a_result_and_a_second_run_keeps_them(trainin
     assert probe.right.shape == vqt.right.shape == (2, 6) and probe.right.dtype == torch.bool
     assert (probe.facts.features, vqt.facts.features, vqt.facts.kept_features) == (16, 16 + 2 * 2 * 16, 40)
     assert probe.kept_right is None and probe.facts.solved is not None
-    assert vqt.kept_right is not None and vqt.facts.solved is None
+    assert vqt.refit_right is not None and vqt.kept_right is not None and vqt.facts.solved is None
     mean = (found["color", "vqt_t2"].accuracy + found["size", "vqt_t2"].accuracy) / 2
     assert last["accuracy"] == pytest.approx(mean)
     assert train(training) == {"step": 0, "accuracy": last["accuracy"]}
@@ -198,6 +198,8 @@ def test_on_the_shipped_backbone_queries_see_more_than_a_probe_and_a_part_of_the
     changes = {"tasks": ["color"], "tokens": [1], "learning_rates": [0.06], "test_images": 1000, "seeds": [42]}
     train(Training(out=str(tmp_path), **{**recipe, **changes}))
     probe, vqt = read_results(tmp_path)
-    assert vqt.kept_right is not None and vqt.facts.kept_features == int(0.3 * vqt.facts.features)
+    assert vqt.refit_right is not None and vqt.kept_right is not None
+    assert vqt.facts.kept_features == int(0.3 * vqt.facts.features)
     assert vqt.accuracy > probe.accuracy + 0.02
-    assert float(vqt.kept_right.double().mean()) > vqt.accuracy - 0.01
+    refitted, kept = (float(right.double().mean()) for right in (vqt.refit_right, vqt.kept_right))
+    assert refitted > vqt.accuracy and kept > refitted - 0.01

@@ -29,7 +29,9 @@ def vqt(run: str, *, json: str | None = None) -> None:
     console.print(
         f"{first.right.shape[1]:,} test images a task, seeds {', '.join(map(str, first.facts.seeds))}. Accuracy: mean "
         "over seeds (lowest to highest). In brackets: 95 % of 2,000 paired bootstrap draws of images and of seeds. "
-        "solved: the linear probe on standardised features, fitted to convergence.",
+        "solved: the linear probe fitted to convergence on standardised features of the training images, measured on "
+        "the test images like all others. refitted: a new head on all features of the frozen queries; kept: one on "
+        "those that group lasso chose, fitted alike.",
         highlight=False,
         soft_wrap=True,
     )
@@ -45,9 +47,10 @@ def summary(task: str, group: list[Result], linear: dict[str, Result]) -> dict[s
     facts = group[0].facts
     right = torch.stack([result.right for result in group])
     against = [linear[result.facts.task].right for result in group if facts.tokens and result.facts.task in linear]
+    refitted = [result.refit_right for result in group if result.refit_right is not None]
     selected = [result.kept_right for result in group if result.kept_right is not None]
     solved = [result.facts.solved for result in group if result.facts.solved is not None]
-    kept = torch.stack(selected) if selected else None
+    again, kept = (torch.stack(found) if found else None for found in (refitted, selected))
     return {
         "task": task,
         "readout": facts.readout,
@@ -57,9 +60,10 @@ def summary(task: str, group: list[Result], linear: dict[str, Result]) -> dict[s
         "accuracies": right.double().mean((0, 2)).tolist(),
         "solved": sum(solved) / len(solved) if solved else None,
         "over_linear": paired_difference(right, torch.stack(against))._asdict() if len(against) == len(group) else None,
+        "refit_accuracy": None if again is None else float(again.double().mean()),
         "kept_features": facts.kept_features,
         "kept_accuracy": None if kept is None else float(kept.double().mean()),
-        "kept_over_all": None if kept is None else paired_difference(kept, right)._asdict(),
+        "kept_over_all": None if kept is None or again is None else paired_difference(kept, again)._asdict(),
     }
 
 
@@ -70,7 +74,7 @@ def _groups(results: list[Result]) -> list[list[Result]]:
 
 def _table(run: str, rows: list[dict[str, Any]]) -> Table:
     table = Table("task", "readout", title=escape(f"{run}: accuracy on test images, %"))
-    for heading in ("features", "accuracy", "solved", "over linear", "kept", "accuracy", "over all features"):
+    for heading in ("features", "accuracy", "solved", "over linear", "refitted", "kept", "accuracy", "over refitted"):
         table.add_column(heading, justify="right")
     task = None
     for line in rows:
@@ -78,19 +82,23 @@ def _table(run: str, rows: list[dict[str, Any]]) -> Table:
             table.add_section()
         task = line["task"]
         runs = line["accuracies"]
-        kept = line["kept_accuracy"]
         table.add_row(
             line["task"],
             line["readout"],
             f"{line['features']:,}",
             f"{100 * line['accuracy']:.1f} ({100 * min(runs):.1f} to {100 * max(runs):.1f})",
-            "" if line["solved"] is None else f"{100 * line['solved']:.1f}",
+            _percent(line["solved"]),
             _difference(line["over_linear"]),
+            _percent(line["refit_accuracy"]),
             "" if line["kept_features"] is None else f"{line['kept_features']:,}",
-            "" if kept is None else f"{100 * kept:.1f}",
+            _percent(line["kept_accuracy"]),
             _difference(line["kept_over_all"]),
         )
     return table
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _difference(found: dict[str, float] | None) -> str:

@@ -1,7 +1,8 @@
 """From a trained VQT to one with a part of its features (arXiv:2212.03220 after Head2Toe, arXiv:2201.03529).
 
 The queries are frozen, so that features may be worked out once. A new head under group lasso says which features count,
-and another one is trained on these alone, both at half the rate. N images, F features, C classes.
+and another one is fitted to these alone, both at half the rate; what that costs shows beside a head that is fitted so
+to all of them. N images, F features, C classes.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,24 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from vistok.layers.feature_head import FeatureHead
 from vistok.layers.group_lasso import group_lasso, select_features
 from vistok.readouts.vqt_classifier import VQTClassifier
-from vistok.train.classifier_fit import Recipe, fit
+from vistok.train.classifier_fit import LogitsOf, Recipe, fit
+
+Around = Callable[[], AbstractContextManager[None]]
+
+
+def refit_head(
+    model: VQTClassifier, features: Tensor, labels: Tensor, recipe: Recipe, seed: int, *, around: Around = nullcontext
+) -> None:
+    """Fit the head of `model` anew to features [N, F], or to those of them that it keeps; labels [N] int64.
+
+    recipe: the one that the model was trained by, at half the rate here. around: entered for the fit.
+    """
+    model.head.reset_parameters()
+    with around():
+        fit(model.head, _logits(model.head, features), labels, _at_half_rate(recipe), seed)
 
 
 def keep_features(
@@ -24,26 +40,34 @@ def keep_features(
     *,
     keep: float,
     strength: float,
-    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    around: Around = nullcontext,
 ) -> None:
-    """Prune the head of `model` to the share `keep` of its features [N, F] and train it on them; labels [N] int64.
+    """Prune the head of `model` to the share `keep` of its features [N, F] and fit it to them; labels [N] int64.
 
-    recipe: the one that the model was trained by. strength: of the group lasso. around: entered for each of the two
-    fits. Raises: ValueError for a share that keeps nothing or more than there is, or a head that is pruned already.
+    recipe, around: as `refit_head`, for each of the two fits. strength: of the group lasso. Raises: ValueError for a
+    share that keeps nothing or more than there is, or a head that is pruned already.
     """
-    half = replace(recipe, learning_rate=recipe.learning_rate / 2)
     head = model.head
     if head.select_ids is not None:
         raise ValueError(f"keep_features: expected a head with all features, got one pruned to {len(head.select_ids)}")
+    head.reset_parameters()
+    with around():
+        fit(
+            head, _logits(head, features), labels, _at_half_rate(recipe), seed,
+            penalty=lambda: strength * group_lasso(head.weight),
+        )  # fmt: skip
+        ids = select_features(head.weight, keep)
+    head.prune(ids)
+    refit_head(model, features, labels, recipe, seed, around=around)
 
+
+def _at_half_rate(recipe: Recipe) -> Recipe:
+    return replace(recipe, learning_rate=recipe.learning_rate / 2)
+
+
+def _logits(head: FeatureHead, features: Tensor) -> LogitsOf:
     def logits(rows: Tensor) -> Tensor:
         found: Tensor = head(features[rows])
         return found
 
-    head.reset_parameters()
-    with around():
-        fit(head, logits, labels, half, seed, penalty=lambda: strength * group_lasso(head.weight))
-        ids = select_features(head.weight, keep)
-    head.prune(ids)
-    with around():
-        fit(head, logits, labels, half, seed)
+    return logits

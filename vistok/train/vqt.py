@@ -1,8 +1,9 @@
 """Visual query tuning beside a linear probe on labelled images (arXiv:2212.03220, protocol of its released code).
 
 For each task and readout: learning rate and weight decay by accuracy on a part of the training images that was held
-out, then one fit on all of them per seed, measured on test images. VQT is then cut to a part of its features. Nothing
-but queries and heads is trained; the backbone runs once for each image.
+out, then one fit on all of them per seed, measured on test images. With the queries of VQT frozen, heads are then
+fitted again: to all features, and to a part of them. Nothing but queries and heads is trained; the backbone runs once
+for each image.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +31,7 @@ from vistok.readouts.vqt_classifier import VQTClassifier
 from vistok.registry import create
 from vistok.train.captured_images import CapturedImages
 from vistok.train.classifier_fit import Recipe, fit, predicted
-from vistok.train.feature_selection import keep_features
+from vistok.train.feature_selection import keep_features, refit_head
 from vistok.train.labelled_images import FASHION, classes_of, labelled_images, source_of
 from vistok.train.metrics_log import append_row
 from vistok.train.standardized_head import standardized
@@ -50,7 +51,8 @@ class Training:
     learning_rates (for 256 rows a batch) and weight_decays; probe_learning_rates, probe_weight_decays: those of the
     linear probe, whose fits cost next to nothing, None: the same. standardize: heads are fitted on standardised
     features, of which untrained queries give mean and deviation; a few epochs do then, where the authors' way needs
-    many. keep: share of the features after selection by a group lasso of strength group_lasso.
+    many. keep: share of the features after selection by a group lasso of strength group_lasso. head_epochs: of heads
+    that are fitted again to frozen queries, which costs little, None: as many as epochs.
     """
 
     out: str
@@ -74,6 +76,7 @@ class Training:
     warm_epochs: int = 10
     standardize: bool = False
     keep: float = 0.3
+    head_epochs: int | None = None
     group_lasso: float = 1e-4
     seeds: list[int] = field(default_factory=lambda: [42, 44, 82])
     threads: int = 0
@@ -241,7 +244,7 @@ class Comparison:
             self.chosen[task, search] = self.choose(search, images.seen, labels, classes)
         recipe, validation = self.chosen[task, search]
         rows = torch.arange(len(test_labels))
-        right, kept_right = [], []
+        right, refit_right, kept_right = [], [], []
         features, kept = self.backbone.net.num_features, None
         for seed in config.seeds:
             model = self.make(tokens, classes, seed)
@@ -256,7 +259,13 @@ class Comparison:
             right.append(_judged(model, test_features) == test_labels)
             if seed == config.seeds[0]:
                 self._write_model(f"{task}.vqt_t{tokens}", model)
-            self._keep_features(model, images.seen, labels, recipe, seed)
+            seen = _features(model, images.seen)
+            again = replace(recipe, epochs=config.head_epochs or config.epochs)
+            around = self._around(model.head, seen)
+            refit_head(model, seen, labels, again, seed, around=around)
+            refit_right.append(_judged(model, test_features) == test_labels)
+            shares = {"keep": config.keep, "strength": config.group_lasso}
+            keep_features(model, seen, labels, again, seed, around=around, **shares)
             kept = len(model.head.select_ids)
             kept_right.append(_judged(model, test_features) == test_labels)
             if seed == config.seeds[0]:
@@ -268,21 +277,14 @@ class Comparison:
             task, tokens, classes, features, kept, config.seeds, recipe.learning_rate, recipe.weight_decay, validation,
             solved, time.monotonic() - began,
         )  # fmt: skip
-        return Result(facts, torch.stack(right), torch.stack(kept_right) if kept_right else None)
+        heads = (torch.stack(found) if found else None for found in (refit_right, kept_right))
+        return Result(facts, torch.stack(right), *heads)
 
     def _fit(self, model: Any, images: CapturedImages, labels: Tensor, recipe: Recipe, seed: int) -> float:
         images = _needed(model, images)
         # Statistics too are of the images that are fitted to, not of those held out behind them.
         with self._around(model.head, _features(model, images)[: len(labels)])():
             return fit(model.train(), lambda rows: model.read(images.rows(rows)), labels, recipe, seed)
-
-    def _keep_features(
-        self, model: VQTClassifier, images: CapturedImages, labels: Tensor, recipe: Recipe, seed: int
-    ) -> None:
-        features = _features(model, images)
-        around = self._around(model.head, features)
-        shares = {"keep": self.config.keep, "strength": self.config.group_lasso}
-        keep_features(model, features, labels, recipe, seed, around=around, **shares)
 
     def _around(self, head: FeatureHead, features: Tensor) -> Callable[[], AbstractContextManager[None]]:
         return partial(standardized, head, features) if self.config.standardize else nullcontext

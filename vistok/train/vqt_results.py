@@ -40,10 +40,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Result:
-    """right: which test images each seed's model had right, [S, N] bool; kept_right: the same of selected features."""
+    """right: which test images each seed's model had right, [S, N] bool.
+
+    Of VQT also with heads fitted again to frozen queries: refit_right of all features, kept_right of selected ones.
+    """
 
     facts: Facts
     right: Tensor
+    refit_right: Tensor | None = None
     kept_right: Tensor | None = None
 
     @property
@@ -61,9 +65,8 @@ def write_result(run: Path, result: Result) -> None:
     """Write one file, whole or not at all."""
     path = result_file(run, result.facts.task, result.facts.tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"right": result.right.contiguous()}
-    if result.kept_right is not None:
-        tensors["kept_right"] = result.kept_right.contiguous()
+    found = {"right": result.right, "refit_right": result.refit_right, "kept_right": result.kept_right}
+    tensors = {name: value.contiguous() for name, value in found.items() if value is not None}
     partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     save_file(tensors, partial, {"facts": json.dumps(asdict(result.facts))})
     os.replace(partial, path)
@@ -76,7 +79,7 @@ def read_results(run: str | Path) -> list[Result]:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = Facts(**json.loads(file.metadata()["facts"]))
-        found.append(Result(facts, tensors["right"], tensors.get("kept_right")))
+        found.append(Result(facts, **tensors))
     if not found:
         raise FileNotFoundError(f"{run}: expected the folder of `vistok train vqt`, found no results in it")
     return found
