@@ -43,14 +43,6 @@ class TensorFile(ByteFile, Protocol):
     def array(self, extent: Extent, start: int, stop: int) -> Array: ...
 
 
-class Span(NamedTuple):
-    """Tokens start..stop of one column of one shard."""
-
-    part: "Part"
-    start: int
-    stop: int
-
-
 class Part:
     """One column of one shard: sample r has its tokens starts[r]..stops[r]; `values` [T, ...] if they are mapped."""
 
@@ -64,7 +56,7 @@ class Part:
         """[T, ...] as stored, read-only."""
         return self.file.array(self.extent, 0, self.extent.shape[0])
 
-    def span(self, row: int) -> Span:
+    def span(self, row: int) -> "Span":
         """Where the tokens of a sample lie."""
         return Span(self, self.starts[row], self.stops[row])
 
@@ -78,6 +70,14 @@ class Part:
         if self.bits is not None:
             return torch.from_numpy((values.astype(np.uint32) << 16).view(np.float32))
         return torch.from_numpy(values.astype(_IN_MEMORY[self.name]))
+
+
+class Span(NamedTuple):
+    """Tokens start..stop of one column of one shard."""
+
+    part: Part
+    start: int
+    stop: int
 
 
 class OpenShard:
