@@ -1,8 +1,8 @@
 """How much every visual token matters to an answer, and how much the instruction looks at it in the first layer.
 
-Relevance (arXiv:2506.01097, after Chefer et al. 2021): for a token y_t of the answer, R = I, then layer by layer
-R <- R + M R with M = mean over heads of relu(A * dA), A [H, n, n] the attention of a layer, dA the gradient of the
-logit of y_t. Only the row of R at the position that predicts y_t is wanted: r = e, then from the last layer to the
+Relevance (arXiv:2506.01097, after Chefer et al., arXiv:2103.15679): for a token y_t of the answer, R = I, then layer by
+layer R <- R + M R with M = mean over heads of relu(A * dA), A [H, n, n] the attention of a layer, dA the gradient of
+the logit of y_t. Only the row of R at the position that predicts y_t is wanted: r = e, then from the last layer to the
 first r <- r + r M, which is the same row without the n^3 products. The result is the mean over the tokens of the
 answer. The score is the logit, not the probability: the paper does not say which.
 
