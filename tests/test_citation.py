@@ -57,6 +57,7 @@ def test_a_reference_has_title_authors_year_and_number(reference: dict[str, Any]
     assert reference["type"] in ("article", "conference-paper")
     assert isinstance(reference["title"], str) and reference["title"].strip()
     assert reference["authors"] and all(is_name(author) for author in reference["authors"])
+    assert len({tuple(sorted(author.items())) for author in reference["authors"]}) == len(reference["authors"])
     ids = identifiers(reference)
     assert "arXiv" in ids or "doi" in ids
     assert isinstance(reference["year"], int)
