@@ -23,7 +23,7 @@ def vqt(run: str, *, json: str | None = None) -> None:
     linear = {result.facts.task: result for result in results if not result.facts.tokens}
     rows = [summary(result.facts.task, [result], linear) for result in results]
     rows += [summary("mean", group, linear) for group in _groups(results) if len(group) > 1]
-    console = Console(width=max(Console().width, 130))
+    console = Console(width=max(Console().width, 150))
     console.print(_table(run, rows))
     first = results[0]
     console.print(
