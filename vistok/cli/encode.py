@@ -37,6 +37,11 @@ def encode(
     depth: str | None = None,
     depth_codec: str = "depth_nano",
     depth_unit: float = 0.001,
+    boxes: str | None = None,
+    box_codec: str = "loc1024",
+    masks: str | None = None,
+    mask_codec: str = "seg128",
+    mask_checkpoint: str | None = None,
     batch: int = 8,
     shard_samples: int = 1000,
     workers: int = 1,
@@ -82,6 +87,13 @@ def encode(
             the column depth_ids.
         depth_codec: name of the codec that makes them.
         depth_unit: metres of one step of a 16-bit map.
+        boxes: annotation file with boxes of things (COCO's .json, or .jsonl with file_name and objects), or of a table
+            the column of such objects; they become the columns box_ids and box_labels.
+        box_codec: name of the codec that makes them.
+        masks: folder of maps of things (0 the background) under the names of the pictures, or an annotation file with
+            polygons or run lengths; they become the column mask_ids, and mask_labels.
+        mask_codec: name of the codec that makes them.
+        mask_checkpoint: its weights, as of checkpoint; seg128 has none of its own.
         batch: pictures of one size that are encoded together.
         shard_samples: pictures per shard, the unit that is resumed.
         workers: processes that encode shards side by side; changes no byte of the store.
@@ -113,8 +125,10 @@ def encode(
     from vistok.data.encode import Executor, on_this_machine, run_plan
     from vistok.data.encode_shard import Schedule
     from vistok.data.encode_together import run_plans
+    from vistok.data.inputs.box_ids import BoxCodec
     from vistok.data.inputs.depth_maps import DepthMaps
     from vistok.data.inputs.fetch import SCHEMES, FetchRules
+    from vistok.data.inputs.mask_ids import MaskCodec, MaskLists, MaskMaps
     from vistok.data.inputs.open import open_input
     from vistok.data.on_ray import OnRay
     from vistok.data.plan import EncodeSettings, make_plan
@@ -124,8 +138,22 @@ def encode(
     if urls:
         rules = FetchRules(tuple(url_schemes or SCHEMES), url_timeout, max_bytes=url_max_bytes, private=url_private)
     maps = None if depth is None else DepthMaps(Path(depth), depth_codec, unit=depth_unit)
+    outlines: MaskMaps | MaskLists | None = None
+    if masks is not None:
+        seg = MaskCodec(mask_codec, mask_checkpoint)
+        outlines = MaskMaps(Path(masks), seg) if Path(masks).is_dir() else MaskLists(Path(masks), seg)
     pictures = open_input(
-        src, image=image, caption=caption, key=key, split=split, urls=rules, fps=fps, frames=frames, depth=maps
+        src,
+        image=image,
+        caption=caption,
+        key=key,
+        split=split,
+        urls=rules,
+        fps=fps,
+        frames=frames,
+        depth=maps,
+        boxes=None if boxes is None else (boxes, BoxCodec(box_codec)),
+        masks=outlines,
     )
     names = tokenizer or [_DEFAULT]
     checkpoints: Sequence[str | None] = checkpoint or [None] * len(names)

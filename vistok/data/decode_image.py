@@ -89,6 +89,14 @@ def decode_image(
         return np.ascontiguousarray(_upright(pixels, orientation))
 
 
+def picture_size(content: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(H, W) of a picture that `decode_image` would give, from its header. Raises: ValueError as `decode_image`."""
+    with _errors_named(name):
+        image = _open(content, max_pixels)
+        turned = _orientation(image) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def decoder_name() -> str:
     """Libraries and versions that decide the pixels, such as "simplejpeg 1.9.0, Pillow 13.0.0, libjpeg-turbo 3.2.0"."""
     jpeg, turbo = default_jpeg_decoder(), features.version_feature("libjpeg_turbo")

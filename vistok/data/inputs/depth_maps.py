@@ -35,6 +35,8 @@ class DepthMaps:
     checkpoint: str | None = None
     unit: float = 0.001
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+    fields = (DEPTH_FIELD,)
+    missing = "pictures without a depth map"
 
     def __post_init__(self) -> None:
         """Raises: FileNotFoundError if there is no such folder; ValueError for a unit that is no length."""
@@ -54,6 +56,10 @@ class DepthMaps:
         """The map of a picture, by its path below the input; None if there is none."""
         places = [Path(self.root, name).with_suffix(suffix) for suffix in _SUFFIXES]
         return next((path for path in places if path.is_file()), None)
+
+    def values(self, name: Path, file: Path, content: bytes) -> dict[str, Any]:
+        """The column of a picture. Raises: as `ids`."""
+        return {DEPTH_FIELD.name: self.ids(file)}
 
     def ids(self, path: Path) -> list[int]:
         """The ids [N] of a map. Raises: ValueError naming the file if it is no depth map of positive metres."""

@@ -21,20 +21,20 @@ from vistok.data.inputs.captions import (
     caption_in,
     read_metadata,
 )
-from vistok.data.inputs.depth_maps import DEPTH_FIELD, DepthMaps
 from vistok.data.inputs.entry import Entry, Record
 from vistok.data.inputs.files import MAX_BYTES, Files, check_unchanged, in_order, spelled, suffix_of, version_of
+from vistok.data.inputs.from_beside import FromBeside
 from vistok.data.inputs.kept import Kept
 from vistok.data.inputs.walk import unreadable
 
 
 class _Beside(NamedTuple):
-    """Files that tell about a picture, None = there is none, and their states."""
+    """Files that tell about a picture, None = there is none, and their states; others: one of each `FromBeside`."""
 
     text: Path | None
     annotation: Path | None
     metadata: Path | None
-    depth: Path | None
+    others: tuple[Path | None, ...]
     states: tuple[os.stat_result, ...]
 
 
@@ -49,28 +49,28 @@ class FolderInput:
     """Pictures among `files`. Caption: `<stem>.txt`, else `caption` or `text` of the annotation.
 
     Annotation: `<stem>.json`, joined with the row of metadata.jsonl or metadata.csv in the picture's folder or the
-    nearest one above that has such a file. depth: maps that become the column depth_ids, null where one is missing.
+    nearest one above that has such a file. beside: what makes further columns of files beside the pictures.
     """
 
     files: Files
-    depth: DepthMaps | None = None
+    beside: tuple[FromBeside, ...] = ()
     listed: Kept = field(default_factory=Kept, repr=False, compare=False)
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     @property
     def fields(self) -> pa.Schema:
-        """json: the annotation as text, if any picture has one; depth_ids, if depth maps are asked for."""
+        """json: the annotation as text, if any picture has one; what is made of other files beside the pictures."""
         return pa.schema(
             [
                 *([pa.field("json", pa.string())] if self._listing().annotated else []),
-                *([] if self.depth is None else [DEPTH_FIELD]),
+                *(made for maker in self.beside for made in maker.fields),
             ]
         )
 
     @property
     def decoder(self) -> str:
-        """What decides the ids of depth maps, if there are any."""
-        return "" if self.depth is None else self.depth.decoder
+        """What decides the columns that are made of other files."""
+        return ", ".join(maker.decoder for maker in self.beside)
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -97,8 +97,9 @@ class FolderInput:
         if beside.text:
             caption = _text_of(beside.text)
         fields: dict[str, Any] = {} if annotation is None else {"json": annotation}
-        if self.depth is not None and beside.depth is not None:
-            fields[DEPTH_FIELD.name] = self.depth.ids(beside.depth)
+        for maker, file in zip(self.beside, beside.others, strict=True):
+            if file is not None:
+                fields |= maker.values(self._name(path), file, content)
         return Record(content, caption, fields)
 
     def _annotation(self, path: Path, beside: _Beside) -> tuple[str | None, str | None]:
@@ -126,16 +127,19 @@ class FolderInput:
     def _beside(self, path: Path) -> _Beside:
         text, annotation = path.with_suffix(".txt"), path.with_suffix(".json")
         metadata = self.kept.get(path.parent, lambda: _nearest_metadata(path.parent, self.files.root))
-        depth = None if self.depth is None else self.depth.file(path.relative_to(self.files.root))
-        files = (text, annotation, metadata, depth)
+        others = tuple(maker.file(self._name(path)) for maker in self.beside)
+        files = (text, annotation, metadata, *others)
         there = {file: state for file in files if file and (state := _state_of_file(file))}
         return _Beside(
             text if text in there else None,
             annotation if annotation in there else None,
             metadata if metadata in there else None,
-            depth if depth in there else None,
+            tuple(file if file in there else None for file in others),
             tuple(there.values()),
         )
+
+    def _name(self, path: Path) -> Path:
+        return path.relative_to(self.files.root)
 
     def _listing(self) -> _Listing:
         return self.listed.get("listing", self._list)
@@ -144,6 +148,7 @@ class FolderInput:
         entries = list(self.files.problems)
         left_out = Counter(dict(self.files.left_out))
         used: set[Path] = set()
+        tables: set[Path] = set()
         rows_met: Counter[Path] = Counter()
         annotated = False
         for name in self.files.names:
@@ -157,13 +162,15 @@ class FolderInput:
             except OSError as error:
                 entries.append(unreadable(name, error))
                 continue
-            used.update(file for file in beside[:3] if file)
-            if self.depth is not None and beside.depth is None:
-                left_out["pictures without a depth map"] += 1
+            used.update(file for file in (*beside[:3], *beside.others) if file)
+            tables.update([beside.metadata] if beside.metadata else [])
+            left_out.update(
+                maker.missing for maker, file in zip(self.beside, beside.others, strict=True) if file is None
+            )
             if beside.metadata and row is not None:
                 rows_met[beside.metadata] += 1
             annotated = annotated or row is not None or beside.annotation is not None
-        for metadata in sorted(file for file in used if file.name in METADATA_NAMES):
+        for metadata in sorted(tables):
             table = self._table(metadata)
             entries += _problems(spelled(str(metadata.relative_to(self.files.root))), table.problems)
             left_out[f"rows of {metadata.name} without a picture"] += len(table.rows) - rows_met[metadata]

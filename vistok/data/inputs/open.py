@@ -7,14 +7,17 @@ from pathlib import Path
 
 from vistok.data.images import SUFFIXES
 from vistok.data.inputs.arrow import dataset_input, is_dataset, stream_input
+from vistok.data.inputs.box_ids import BoxCodec, BoxColumn, BoxLists
 from vistok.data.inputs.depth_maps import DepthMaps
 from vistok.data.inputs.entry import Input
 from vistok.data.inputs.fetch import FetchRules
 from vistok.data.inputs.files import Files, collect, suffix_of
 from vistok.data.inputs.folder import FolderInput, is_picture
+from vistok.data.inputs.from_beside import FromBeside
 from vistok.data.inputs.matching import matching
 from vistok.data.inputs.objects import ObjectInput
 from vistok.data.inputs.parquet import parquet_input
+from vistok.data.inputs.tables import TableInput
 from vistok.data.inputs.urls import url_input
 from vistok.data.inputs.video import SUFFIXES as VIDEO_SUFFIXES
 from vistok.data.inputs.video import VideoInput, is_video
@@ -25,7 +28,7 @@ _ACCEPTED = (
     f"pictures ({', '.join(SUFFIXES)}), .tar files (WebDataset), .parquet files, .arrow streams, "
     f"a data set that `save_to_disk` of Hugging Face wrote, or videos ({', '.join(VIDEO_SUFFIXES)})"
 )
-_TABLES: dict[str, Callable[..., Input]] = {"Parquet files": parquet_input, "Arrow streams": stream_input}
+_TABLES: dict[str, Callable[..., TableInput]] = {"Parquet files": parquet_input, "Arrow streams": stream_input}
 _VIDEOS = "videos"
 _KINDS: dict[str, Callable[[str], bool]] = {
     "pictures": is_picture,
@@ -47,31 +50,36 @@ def open_input(
     fps: float | None = None,
     frames: int | None = None,
     depth: DepthMaps | None = None,
+    boxes: tuple[str, BoxCodec] | None = None,
+    masks: FromBeside | None = None,
 ) -> Input:
     """Open a file, a folder, all that a glob pattern names, or a URL; it must hold things of one kind.
 
     image, caption, key: columns of a table, None = found by name and type (key: file and row). split: of a DatasetDict.
     urls: given = the table is a list of URLs (text, CSV or Parquet, `image` its column of them) to be fetched by these
-    rules. fps, frames: which frames of videos, see `VideoInput`. depth: maps of the pictures in a folder.
+    rules. fps, frames: which frames of videos, see `VideoInput`. depth, masks: of the pictures in a folder. boxes: an
+    annotation file of the pictures in a folder, or a column of a table, and the codec that makes ids of them.
     Raises: FileNotFoundError naming the path; PermissionError if the folder cannot be listed; ValueError if it holds
     nothing that can be read, things of several kinds, or if an option does not apply to its kind.
     """
     columns = {"image": image, "caption": caption, "key": key}
     of_videos = {"fps": fps, "frames": frames}
-    of_files = {**of_videos, "depth": depth}
+    of_pictures = {"depth": depth, "masks": masks}
+    of_files = {**of_videos, **of_pictures}
+    unless_boxed = {"boxes": boxes and boxes[0]}
     source = str(source).removeprefix("file://")
     if "://" in source and urls is None:
-        _refuse(source, "pictures behind a URL", {**columns, **of_files, "split": split})
+        _refuse(source, "pictures behind a URL", {**columns, **of_files, **unless_boxed, "split": split})
         return _behind_url(source.rstrip("/"))
     path = Path(source)
     if urls is not None:
-        _refuse(str(source), "lists of URLs", {**of_files, "split": split})
+        _refuse(str(source), "lists of URLs", {**of_files, **unless_boxed, "split": split})
         found = _files(path) if os.path.lexists(path) else _matches(str(source))
         return url_input(found, url=image, caption=caption, key=key, rules=urls)
     if os.path.lexists(path):
         if is_dataset(path):
             _refuse(str(source), "data sets", of_files)
-            return dataset_input(path, **columns, split=split)
+            return _with_boxes(dataset_input(path, **columns, split=split), boxes)
         files = _files(path)
     elif has_magic(str(source)):
         files = _matches(str(source))
@@ -81,13 +89,21 @@ def open_input(
     unfit: dict[str, object] = {"split": split}
     unfit |= {} if kind in _TABLES else columns
     unfit |= {} if kind == _VIDEOS else of_videos
-    unfit |= {} if kind == "pictures" else {"depth": depth}
+    unfit |= {} if kind == "pictures" else of_pictures
+    unfit |= {} if kind == "pictures" or kind in _TABLES else unless_boxed
     _refuse(str(source), kind, unfit)
     if kind in _TABLES:
-        return _TABLES[kind](files, **columns)
+        return _with_boxes(_TABLES[kind](files, **columns), boxes)
     if kind == _VIDEOS:
         return VideoInput(files, fps, frames)
-    return FolderInput(files, depth) if kind == "pictures" else WebDatasetInput(files)
+    if kind != "pictures":
+        return WebDatasetInput(files)
+    lists = None if boxes is None else BoxLists(Path(boxes[0]), boxes[1])
+    return FolderInput(files, tuple(maker for maker in (depth, lists, masks) if maker is not None))
+
+
+def _with_boxes(table: TableInput, boxes: tuple[str, BoxCodec] | None) -> Input:
+    return table if boxes is None else BoxColumn(table, *boxes)
 
 
 def _behind_url(url: str) -> ObjectInput:
