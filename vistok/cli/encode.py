@@ -72,7 +72,8 @@ def encode(
 
     Args:
         src: pictures: a folder (searched through), a file, a glob in quotes, WebDataset tars, Parquet files, a data set
-            that Hugging Face's save_to_disk wrote, a URL such as s3://bucket/photos, or with --urls a list of URLs.
+            that Hugging Face's save_to_disk wrote, a URL of such pictures, tars or Parquet files (s3://bucket/photos),
+            or with --urls a list of URLs.
         out: folder of the store, or a URL that fsspec can write to, such as s3://bucket/store.
         tokenizer: name, see `vistok list`; left out = vq_nano. Several names, each picture being decoded once for all
             of them: OUT is a folder of stores then, one of each name.
@@ -122,7 +123,7 @@ def encode(
         json: file to write the numbers to.
     """
     from vistok.data.decode_image import MAX_PIXELS
-    from vistok.data.encode import Executor, on_this_machine, run_plan
+    from vistok.data.encode import run_plan
     from vistok.data.encode_shard import Schedule
     from vistok.data.encode_together import run_plans
     from vistok.data.inputs.box_ids import BoxCodec
@@ -157,9 +158,9 @@ def encode(
     )
     names = tokenizer or [_DEFAULT]
     checkpoints: Sequence[str | None] = checkpoint or [None] * len(names)
-    _check_names(names, checkpoints, engine)
+    _check_names(names, checkpoints)
     # Named here, before the model is loaded: a mistyped number had better be an error at once.
-    executor: Executor = OnRay(address, num_cpus, num_gpus, decode_cpus) if engine == "ray" else on_this_machine
+    executor = OnRay(address, num_cpus, num_gpus, decode_cpus) if engine == "ray" else None
     models = [load_tokenizer(name, weights) for name, weights in zip(names, checkpoints, strict=True)]
     settings = EncodeSettings(
         batch=batch,
@@ -181,7 +182,7 @@ def encode(
         if len(plans) == 1:
             summaries = [run_plan(plans[0], models[0], out, schedule, on_images=advance, executor=executor)]
         else:
-            summaries = run_plans(plans, models, outs, schedule, on_images=advance)
+            summaries = run_plans(plans, models, outs, schedule, on_images=advance, executor=executor)
     for place, summary in zip(outs, summaries, strict=True):
         _print_summary(summary, place, pictures.left_out)
     if json is not None:
@@ -194,14 +195,12 @@ def encode(
     return 0 if all(summary.images for summary in summaries) else 1
 
 
-def _check_names(names: Sequence[str], checkpoints: Sequence[str | None], engine: str) -> None:
+def _check_names(names: Sequence[str], checkpoints: Sequence[str | None]) -> None:
     if len(set(names)) < len(names) or len(checkpoints) != len(names):
         raise ValueError(
             f"--tokenizer: expected different names, and --checkpoint for all of them or for none, got {len(names)} "
             f"names ({', '.join(names)}) and {len(checkpoints)} checkpoints"
         )
-    if engine == "ray" and len(names) > 1:
-        raise ValueError("--engine ray: expected one tokenizer, got several; run it for each, or leave it at local")
 
 
 def _tiling(model: "Tokenizer", tile: int | None) -> dict[str, int]:

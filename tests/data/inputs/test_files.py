@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vistok.data.inputs.entry import Entry
-from vistok.data.inputs.files import in_order, read_at, suffix_of, version_of
+from vistok.data.inputs.files import in_order, suffix_of, version_of
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,3 @@ def test_a_version_tells_size_and_time_apart(tmp_path):
         os.utime(tmp_path / "file", ns=(time, time))
         seen.add(version_of((tmp_path / "file").stat()))
     assert len(seen) == 3
-
-
-def test_a_file_that_ends_too_early_is_an_error(tmp_path):
-    (tmp_path / "file").write_bytes(b"12345")
-    with open(tmp_path / "file", "rb") as file:
-        assert read_at(file.fileno(), 3, 2) == b"345"
-        with pytest.raises(ValueError, match="1 bytes before"):
-            read_at(file.fileno(), 4, 2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vistok.data.inputs.files import MAX_BYTES
+from vistok.data.inputs.ranged import LocalRanged
 from vistok.data.inputs.tar_members import BLOCK, tar_members
 
 CONTENT = b"content of a member"
@@ -57,7 +58,7 @@ def members(tmp_path, *parts):
     path.write_bytes(b"".join(parts))
     archive = os.open(path, os.O_RDONLY)
     try:
-        return list(tar_members(archive))
+        return list(tar_members(LocalRanged(archive)))
     finally:
         os.close(archive)
 
@@ -166,7 +167,7 @@ def test_a_member_of_the_limit_is_read_and_one_above_is_passed_over(tmp_path):
             file.seek(-(-size // BLOCK) * BLOCK, io.SEEK_CUR)
         file.truncate(file.tell())
     with open(path, "rb") as file:
-        problems = {member.name: member.problem for member in tar_members(file.fileno())}
+        problems = {member.name: member.problem for member in tar_members(LocalRanged(file.fileno()))}
     assert problems["a"] == problems["c"] == "" and f"at most {MAX_BYTES}" in problems["b"]
 
 

@@ -87,19 +87,12 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
 
 def check_unchanged(path: Path, entry: Entry, *states: os.stat_result) -> None:
     """Raises: ValueError if the entry has a problem, or its files are not those that were listed."""
+    check_version(path, entry, version_of(*states))
+
+
+def check_version(path: object, entry: Entry, version: int) -> None:
+    """Raises: ValueError if the entry has a problem, or its file, of that version now, is not the one listed."""
     if entry.problem:
         raise ValueError(entry.problem)
-    if version_of(*states) != entry.version:
+    if version != entry.version:
         raise ValueError(f"{path}: expected the file that was listed, it has changed since; plan again")
-
-
-def read_at(file: int, size: int, offset: int) -> bytes:
-    """`size` bytes of a file descriptor from `offset` on. Raises: ValueError if the file ends before."""
-    parts: list[bytes] = []
-    left = size
-    while left and (part := os.pread(file, left, offset + size - left)):
-        parts.append(part)
-        left -= len(part)
-    if left:
-        raise ValueError(f"expected {size} bytes from byte {offset} on, the file ends {left} bytes before")
-    return b"".join(parts)

@@ -3,7 +3,6 @@
 Objects are listed once. Each is read whole, and again when a request fails for a moment.
 """
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from vistok.data.inputs.captions import MAX_TEXT_BYTES, as_json, as_text, captio
 from vistok.data.inputs.entry import Entry, Record
 from vistok.data.inputs.files import MAX_BYTES, in_order, suffix_of
 from vistok.data.inputs.kept import Kept
+from vistok.data.inputs.marks import version_of_object
+from vistok.data.inputs.object_files import Infos, listed_below
 from vistok.data.remote import RemoteFiles
 from vistok.data.retry import Backoff
-
-_MARKS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created", "last_modified")
 
 
 class _Listing(NamedTuple):
@@ -33,13 +32,15 @@ class _Listing(NamedTuple):
 class ObjectInput:
     """Pictures below `url`. Caption: `<stem>.txt`, else `caption` or `text` of `<stem>.json`.
 
-    beside: which of .txt and .json there are for any picture. Travels in the pickle: a worker lists nothing.
+    beside: which of .txt and .json there are for any picture. Travels in the pickle: a worker lists nothing. found: a
+    listing that was made already, for the first use.
     """
 
     url: str
     backoff: Backoff = field(default_factory=Backoff)
     beside: list[str] = field(default_factory=list, compare=False)
     listed: Kept = field(default_factory=Kept, repr=False, compare=False)
+    found: list[Infos] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def fields(self) -> pa.Schema:
@@ -85,15 +86,7 @@ class ObjectInput:
         return self.listed.get("listing", self._list)
 
     def _list(self) -> _Listing:
-        files = RemoteFiles(self.url, self.backoff)
-        fs, root = files.place()
-
-        def ask() -> dict[str, dict[str, Any]]:
-            fs.invalidate_cache()
-            found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
-            return found
-
-        infos = {name[len(root) :].lstrip("/"): info for name, info in self.backoff.run(ask).items()}
+        infos = self.found.pop() if self.found else listed_below(self.url, self.backoff)
         pictures = [name for name in infos if name.lower().endswith(SUFFIXES)]
         if not pictures:
             raise ValueError(f"{self.url}: expected pictures ({', '.join(SUFFIXES)}) below this URL, found none")
@@ -112,6 +105,4 @@ class ObjectInput:
 def _entry(name: str, info: dict[str, Any], beside: list[dict[str, Any]]) -> Entry:
     size = int(info["size"] or 0)
     problem = f"{name}: expected at most {MAX_BYTES} bytes, got {size}" if size > MAX_BYTES else ""
-    marks = [[str(one.get("size")), *(str(one[mark]) for mark in _MARKS if one.get(mark))] for one in (info, *beside)]
-    digest = hashlib.sha256(json.dumps(marks).encode()).digest()
-    return Entry(name, name, 0, size, int.from_bytes(digest[:8]) >> 1, problem)
+    return Entry(name, name, 0, size, version_of_object((info, *beside)), problem)

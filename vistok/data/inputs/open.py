@@ -11,12 +11,14 @@ from vistok.data.inputs.box_ids import BoxCodec, BoxColumn, BoxLists
 from vistok.data.inputs.depth_maps import DepthMaps
 from vistok.data.inputs.entry import Input
 from vistok.data.inputs.fetch import FetchRules
-from vistok.data.inputs.files import Files, collect, suffix_of
+from vistok.data.inputs.files import Files, collect, spelled, suffix_of
 from vistok.data.inputs.folder import FolderInput, is_picture
 from vistok.data.inputs.from_beside import FromBeside
 from vistok.data.inputs.matching import matching
+from vistok.data.inputs.object_files import Infos, ObjectFiles, listed_below, matching_objects, one_object
 from vistok.data.inputs.objects import ObjectInput
 from vistok.data.inputs.parquet import parquet_input
+from vistok.data.inputs.ranged import FileList
 from vistok.data.inputs.tables import TableInput
 from vistok.data.inputs.urls import url_input
 from vistok.data.inputs.video import SUFFIXES as VIDEO_SUFFIXES
@@ -30,6 +32,8 @@ _ACCEPTED = (
 )
 _TABLES: dict[str, Callable[..., TableInput]] = {"Parquet files": parquet_input, "Arrow streams": stream_input}
 _VIDEOS = "videos"
+_RANGED = ("tar files", "Parquet files")  # what may lie behind a URL, beside pictures
+_WEB = ("http://", "https://")
 _KINDS: dict[str, Callable[[str], bool]] = {
     "pictures": is_picture,
     _VIDEOS: is_video,
@@ -69,8 +73,7 @@ def open_input(
     unless_boxed = {"boxes": boxes and boxes[0]}
     source = str(source).removeprefix("file://")
     if "://" in source and urls is None:
-        _refuse(source, "pictures behind a URL", {**columns, **of_files, **unless_boxed, "split": split})
-        return _behind_url(source.rstrip("/"))
+        return _behind_url(source.rstrip("/"), columns, boxes, {**of_files, "split": split})
     path = Path(source)
     if urls is not None:
         _refuse(str(source), "lists of URLs", {**of_files, **unless_boxed, "split": split})
@@ -106,12 +109,35 @@ def _with_boxes(table: TableInput, boxes: tuple[str, BoxCodec] | None) -> Input:
     return table if boxes is None else BoxColumn(table, *boxes)
 
 
-def _behind_url(url: str) -> ObjectInput:
-    if url.startswith(("http://", "https://")):
-        raise ValueError(f"{url}: a web server lists nothing; write the URLs of the pictures into a file, see --urls")
-    if is_archive(url) or suffix_of(url) in (".parquet", ".arrow"):
-        raise ValueError(f"{url}: behind a URL, expected a folder of pictures; copy archives and tables to a disk")
-    return ObjectInput(url)
+def _behind_url(
+    url: str, columns: Mapping[str, str | None], boxes: tuple[str, BoxCodec] | None, unfit: Mapping[str, object]
+) -> Input:
+    name = url.rpartition("/")[2]
+    infos: Infos | None = None
+    if has_magic(url) and not url.startswith(_WEB):
+        files = matching_objects(url)
+    elif not has_magic(url) and any(_KINDS[kind](name) for kind in _RANGED):
+        files = one_object(url)
+    elif url.startswith(_WEB):
+        raise ValueError(
+            f"{url}: a web server lists nothing; name one .tar or .parquet file, or write the URLs of pictures into a "
+            "file, see --urls"
+        )
+    else:
+        infos = listed_below(url)
+        files = ObjectFiles(url, tuple(sorted(infos)))
+    kind = _kind(url, files) if files.names else "pictures"
+    if kind not in ("pictures", *_RANGED):
+        raise ValueError(
+            f"{url}: expected pictures, .tar or .parquet files behind a URL, got {kind}; copy them to a disk"
+        )
+    table = kind in _TABLES
+    _refuse(url, f"{kind} behind a URL", {**unfit, **({} if table else {**columns, "boxes": boxes and boxes[0]})})
+    if table:
+        return _with_boxes(parquet_input(files, **columns), boxes)
+    if kind == "pictures" and infos is None:
+        raise ValueError(f"{url}: expected a folder of pictures behind a URL, got a pattern; name the folder")
+    return WebDatasetInput(files) if infos is None or kind != "pictures" else ObjectInput(url, found=[infos])
 
 
 def _files(path: Path) -> Files:
@@ -135,7 +161,7 @@ def _matches(pattern: str) -> Files:
     return files
 
 
-def _kind(source: str, files: Files) -> str:
+def _kind(source: str, files: FileList) -> str:
     counts = {kind: sum(map(fits, files.names)) for kind, fits in _KINDS.items()}
     kinds = [kind for kind, count in counts.items() if count]
     # Cameras put films beside their pictures: those are left out like any other file.
@@ -149,7 +175,7 @@ def _kind(source: str, files: Files) -> str:
         raise ValueError(f"{source}: expected one kind of input, found {found}; name one by a pattern, such as '*.tar'")
     archives = [name for name in files.names if is_archive(name)]
     if archives and all(suffix_of(name) in COMPRESSED for name in archives):
-        raise ValueError(compressed(str(files.root / archives[0])))
+        raise ValueError(compressed(str(files.path(spelled(archives[0])))))
     return kinds[0]
 
 

@@ -4,14 +4,13 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vistok.data.inputs.files import Files
+from vistok.data.inputs.ranged import FileList, Place, RemoteFile, size_at
 from vistok.data.inputs.tables import TableInput
 
 _ROWS = 16  # decoded at once
@@ -22,13 +21,15 @@ _ROWS_IN_SMALL_FILE = 1_000_000  # runs of equal values take no space, but a foo
 class ParquetTable:
     """One file, read forward: rows near the last one asked for cost no second decoding. May be shared by threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, place: Place) -> None:
         """Raises: ValueError, OSError, pyarrow.ArrowException if it is no Parquet file."""
         # Without these two Arrow reads whole column chunks ahead.
-        self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        source = place.stream() if isinstance(place, RemoteFile) else place
+        self._file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
         groups = [self._file.metadata.row_group(number).num_rows for number in range(self._file.num_row_groups)]
-        if min(groups, default=0) < 0 or sum(groups) > path.stat().st_size + _ROWS_IN_SMALL_FILE:
-            raise ValueError(f"claims {sum(groups)} rows in {path.stat().st_size} bytes")
+        size = size_at(place)
+        if min(groups, default=0) < 0 or sum(groups) > size + _ROWS_IN_SMALL_FILE:
+            raise ValueError(f"claims {sum(groups)} rows in {size} bytes")
         self._starts: list[int] = [0, *accumulate(groups)]
         self._lock = Lock()
         self._names: list[str] = []
@@ -86,7 +87,7 @@ class ParquetTable:
 
 
 def parquet_input(
-    files: Files, *, image: str | None = None, caption: str | None = None, key: str | None = None
+    files: FileList, *, image: str | None = None, caption: str | None = None, key: str | None = None
 ) -> TableInput:
     """The rows of the .parquet files among `files`."""
     return TableInput(files, ".parquet", ParquetTable, image, caption, key)

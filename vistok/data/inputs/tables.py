@@ -1,18 +1,17 @@
 """Pictures in tables: one row a picture, files of one schema. How a file is read is left to its kind."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from vistok.data.inputs.columns import EMBEDDED, Cells, Columns, find_columns, record_in
 from vistok.data.inputs.entry import Entry, Record
-from vistok.data.inputs.files import Files, check_unchanged, in_order, spelled, suffix_of, version_of
+from vistok.data.inputs.files import check_version, in_order, spelled, suffix_of
 from vistok.data.inputs.kept import Kept
+from vistok.data.inputs.ranged import FileList, Place, version_at
 
 _UNREADABLE = (OSError, ValueError, pa.ArrowException)  # some of Arrow's are neither of the first two
 
@@ -56,12 +55,13 @@ class _Listing(NamedTuple):
 class TableInput:
     """Rows of those among `files` that end in `suffix`. image, caption, key: columns, None = found by name and type.
 
-    open_table: opens one file; a class or function of a module, so that it can be pickled.
+    open_table: opens one file, given as its path or what stands for an object; a class or function of a module, so that
+    it can be pickled.
     """
 
-    files: Files
+    files: FileList
     suffix: str
-    open_table: Callable[[Path], Table]
+    open_table: Callable[..., Table]
     image: str | None = None
     caption: str | None = None
     key: str | None = None
@@ -94,7 +94,7 @@ class TableInput:
         if entry.problem:
             raise ValueError(entry.problem)
         path = self.files.path(entry.source)
-        check_unchanged(path, entry, os.stat(path))
+        check_version(path, entry, version_at(path))
         try:
             table, columns = self.opened.get((path, entry.version), lambda: self._open(path))
             batch, row = table.batch(entry.offset, columns.needed)
@@ -102,7 +102,7 @@ class TableInput:
         except _UNREADABLE as error:
             raise ValueError(f"{path} row {entry.offset}: {error}") from error
 
-    def _open(self, path: Path) -> tuple[Table, Columns]:
+    def _open(self, path: Place) -> tuple[Table, Columns]:
         table = self.open_table(path)
         return table, self._columns(table.schema)
 
@@ -134,8 +134,8 @@ class TableInput:
         return _Listing(in_order(entries), dict(sorted(left_out.items())), columns)
 
     def _look_into(self, name: str) -> _File:
-        path = self.files.root / name
-        version = version_of(path.stat())
+        path = self.files.path(spelled(name))
+        version = version_at(path)
         table = self.open_table(path)
         return _File(spelled(name), version, table.schema, table.num_rows)
 
@@ -146,7 +146,7 @@ class TableInput:
             try:
                 return self._columns(file.schema), file.schema
             except ValueError as error:
-                problems.append(f"{self.files.root / file.source}: {error}")
+                problems.append(f"{self.files.path(file.source)}: {error}")
         if problems:
             raise ValueError(problems[0])
         return None, pa.schema([])

@@ -3,12 +3,12 @@
 A damaged stretch is passed over up to the next valid header and reported as one member with a problem.
 """
 
-import os
 import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vistok.data.inputs.files import MAX_BYTES, read_at
+from vistok.data.inputs.files import MAX_BYTES
+from vistok.data.inputs.ranged import Ranged, read_at
 
 BLOCK = 512
 _MAX_EXTENDED = 1 << 20  # bytes of a long name or a pax header
@@ -37,12 +37,12 @@ class Member(NamedTuple):
     problem: str = ""
 
 
-def tar_members(archive: int) -> Iterator[Member]:
-    """Files of the archive in order, without folders; archive: a file descriptor."""
-    end = os.fstat(archive).st_size
+def tar_members(archive: Ranged) -> Iterator[Member]:
+    """Files of the archive in order, without folders."""
+    end = archive.size
     at, extended = 0, dict[str, str]()
     while (at := _skip_zeros(archive, at, end)) < end:
-        header = _header(os.pread(archive, BLOCK, at))
+        header = _header(archive.read(BLOCK, at))
         data = at + BLOCK
         if header is None:
             after = _next_header(archive, data, end)
@@ -104,7 +104,7 @@ def _header(block: bytes) -> tarfile.TarInfo | None:
         return None
 
 
-def _extended(archive: int, kind: bytes, data: int, size: int) -> dict[str, str]:
+def _extended(archive: Ranged, kind: bytes, data: int, size: int) -> dict[str, str]:
     if size > _MAX_EXTENDED:
         raise ValueError(f"expected an extended header of at most {_MAX_EXTENDED} bytes, got {size}")
     content = read_at(archive, size, data)
@@ -133,13 +133,13 @@ def _pax_records(content: bytes) -> dict[str, str]:
     return records
 
 
-def _skip_zeros(archive: int, at: int, end: int) -> int:
+def _skip_zeros(archive: Ranged, at: int, end: int) -> int:
     """The first block from `at` on that is not all zero."""
     while at < end:
-        chunk = os.pread(archive, BLOCK, at) or b"\0"
+        chunk = archive.read(BLOCK, at) or b"\0"
         if chunk.count(0) < len(chunk):
             return at
-        chunk = os.pread(archive, _CHUNK, at)
+        chunk = archive.read(_CHUNK, at)
         zeros = len(chunk) - len(chunk.lstrip(b"\0"))
         at += zeros if zeros == len(chunk) else zeros // BLOCK * BLOCK
         if not chunk:
@@ -147,10 +147,10 @@ def _skip_zeros(archive: int, at: int, end: int) -> int:
     return end
 
 
-def _next_header(archive: int, at: int, end: int) -> int:
+def _next_header(archive: Ranged, at: int, end: int) -> int:
     """Where the next valid header with the magic of POSIX or GNU starts, `end` if there is none."""
     while at < end:
-        chunk = os.pread(archive, _CHUNK, at)
+        chunk = archive.read(_CHUNK, at)
         if len(chunk) < BLOCK:
             return end
         found = chunk.find(_MAGIC)

@@ -4,12 +4,9 @@ Source: https://github.com/webdataset/webdataset (README, "The WebDataset Format
 not be adjacent.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,8 +14,9 @@ import pyarrow as pa
 from vistok.data.images import SUFFIXES
 from vistok.data.inputs.captions import MAX_TEXT_BYTES, as_json, as_text, caption_in
 from vistok.data.inputs.entry import Entry, Record
-from vistok.data.inputs.files import Files, check_unchanged, in_order, read_at, spelled, suffix_of, version_of
+from vistok.data.inputs.files import check_version, in_order, spelled, suffix_of
 from vistok.data.inputs.kept import Kept
+from vistok.data.inputs.ranged import FileList, Ranged, ranged, whole
 from vistok.data.inputs.tar_members import Member, tar_members
 from vistok.data.inputs.walk import unreadable
 
@@ -59,7 +57,7 @@ class _Listing(NamedTuple):
 class WebDatasetInput:
     """Samples in the .tar among `files`. Caption: the .txt, else `caption` or `text` of the .json."""
 
-    files: Files
+    files: FileList
     listed: Kept = field(default_factory=Kept, repr=False, compare=False)
     indices: Kept = field(default_factory=lambda: Kept(4), repr=False, compare=False)
 
@@ -83,10 +81,10 @@ class WebDatasetInput:
         if entry.problem:
             raise ValueError(entry.problem)
         path = self.files.path(entry.source)
-        with _opened(path) as archive:
-            check_unchanged(path, entry, os.fstat(archive))
+        with ranged(path) as archive:
+            check_version(path, entry, archive.version)
             # The listing is in no pickle; walking the headers again costs little beside reading the pictures.
-            index = self.indices.get((path, entry.version), lambda: _index(archive))
+            index = self.indices.get((path, entry.version), lambda: _index(archive.walked()))
             sample = index.samples.get(entry.offset)
             if sample is None:
                 raise ValueError(f"{path}: expected a picture at byte {entry.offset} as listed, got none; plan again")
@@ -107,8 +105,8 @@ class WebDatasetInput:
                 entries.append(Entry(spelled(name), spelled(name), problem=compressed(spelled(name))))
                 continue
             try:
-                with _opened(self.files.root / name) as archive:
-                    index = _index(archive)
+                with ranged(self.files.path(spelled(name))) as archive:
+                    index = _index(archive.walked())
             except OSError as error:
                 entries.append(unreadable(name, error))
                 continue
@@ -128,22 +126,11 @@ def compressed(name: str) -> str:
     return f"{name}: expected a plain .tar, a compressed one cannot be read from the middle; decompress it first"
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    # Not kept open: a descriptor could be closed under another thread, and opening costs microseconds.
-    archive = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
-    try:
-        yield archive
-    finally:
-        os.close(archive)
-
-
-def _index(archive: int) -> _Index:
-    state = os.fstat(archive)
+def _index(archive: Ranged) -> _Index:
     problems: list[Member] = []
     left_out: Counter[str] = Counter()
     groups: dict[str, list[dict[str, Member]]] = {}
-    if state.st_size == 0:
+    if archive.size == 0:
         problems.append(Member("", 0, 0, 0, "expected a tar file, got an empty file"))
     for member in tar_members(archive):
         key, suffix = _split(member.name)
@@ -165,7 +152,7 @@ def _index(archive: int) -> _Index:
                 continue
             samples[members[image].offset] = _Sample(key, members, image)
             left_out.update(suffix for suffix in members if suffix not in (image, _TEXT, *_FIELDS))
-    return _Index(version_of(state), samples, problems, left_out)
+    return _Index(archive.version, samples, problems, left_out)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -190,15 +177,20 @@ def _entries(source: str, index: _Index) -> Iterator[Entry]:
         yield Entry(f"{source}/{where}", source, member.header, -1, index.version, problem)
 
 
-def _record(archive: int, sample: _Sample, where: str) -> Record:
-    texts: dict[str, str] = {}
-    for suffix in (_TEXT, *_FIELDS):
-        if member := sample.members.get(suffix):
-            content = read_at(archive, min(member.size, MAX_TEXT_BYTES + 1), member.offset)
-            texts[suffix] = as_text(content, f"{where}: {member.name}")
+def _record(archive: Ranged, sample: _Sample, where: str) -> Record:
+    image = sample.members[sample.image]
+    beside = {suffix: sample.members[suffix] for suffix in (_TEXT, *_FIELDS) if suffix in sample.members}
+    spans = [(min(member.size, MAX_TEXT_BYTES + 1), member.offset) for member in beside.values()]
+    contents = archive.read_many([(image.size, image.offset), *spans])
+    picture, *found = [
+        whole(content, *span) for content, span in zip(contents, [(image.size, image.offset), *spans], strict=True)
+    ]
+    texts = {
+        suffix: as_text(content, f"{where}: {member.name}")
+        for content, (suffix, member) in zip(found, beside.items(), strict=True)
+    }
     caption = None
     if _JSON in texts:
         caption = caption_in(as_json(texts[_JSON], f"{where}: {sample.members[_JSON].name}"))
-    image = sample.members[sample.image]
     fields = {_FIELDS[suffix]: text for suffix, text in texts.items() if suffix in _FIELDS}
-    return Record(read_at(archive, image.size, image.offset), texts.get(_TEXT, caption), fields)
+    return Record(picture, texts.get(_TEXT, caption), fields)
