@@ -190,8 +190,6 @@ def test_several_tokenizers_write_a_store_each_in_one_pass(photos, checkpoint, s
     capsys.readouterr()
     assert main([*words, "--checkpoint", str(checkpoint)]) == 1
     assert "--checkpoint for all of them or for none" in " ".join(capsys.readouterr().err.split())
-    assert main([*words, "--engine", "ray"]) == 1
-    assert "expected one tokenizer, got several" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_store_behind_a_url_is_written_checked_and_cleaned(photos, checkpoint, tmp_path, capsys):

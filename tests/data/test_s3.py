@@ -4,14 +4,18 @@ import importlib.util
 import os
 import signal
 import socket
+import tarfile
 from contextlib import ExitStack
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vistok.bench._local_s3 import local_s3
 from vistok.data.encode import encode_folder, run_plan
 from vistok.data.encode_shard import Schedule
+from vistok.data.encode_together import run_plans
 from vistok.data.on_ray import OnRay
 from vistok.data.plan import EncodeSettings, make_plan
 from vistok.data.shard_cache import ShardCache
@@ -118,6 +122,30 @@ def test_pictures_are_read_from_s3(discrete, photos, bucket, tmp_path):
     assert list(there.rows) == list(here.rows) and there.rows[1]["caption"] == "a caption"
 
 
+def test_tars_and_tables_are_read_from_s3_by_ranges(discrete, photos, server, tmp_path):
+    bucket, app = server
+    files, there = open_files(f"{bucket}/inputs"), tmp_path / "inputs"
+    paths = sorted(photos.rglob("*.png"))
+    for kind in ("tars", "tables"):
+        (there / kind).mkdir(parents=True)
+    for number in range(2):
+        with tarfile.open(there / "tars" / f"{number}.tar", "w") as archive:
+            for path in paths[number::2]:
+                archive.add(path, path.name)
+        table = pa.table({"image": [path.read_bytes() for path in paths[number::2]]})
+        pq.write_table(table, there / "tables" / f"{number}.parquet", row_group_size=2)
+    for path in there.rglob("*.*"):
+        files.put(path.relative_to(there).as_posix(), path.read_bytes())
+    app.rate = 0.1
+    try:
+        for kind in ("tars", "tables"):
+            encode_folder(discrete, f"{bucket}/inputs/{kind}", tmp_path / f"{kind}-s3", TWO, Schedule(workers=2))
+            encode_folder(discrete, there / kind, tmp_path / f"{kind}-here", TWO)
+            assert data_hashes(tmp_path / f"{kind}-s3") == data_hashes(tmp_path / f"{kind}-here")
+    finally:
+        app.rate = 0.0
+
+
 def test_requests_that_fail_are_repeated(discrete, photos, server, tmp_path):
     bucket, app = server
     encode_folder(discrete, photos, tmp_path / "local", TWO)
@@ -148,6 +176,28 @@ def test_ray_writes_the_bytes_of_a_local_run_to_a_folder_and_to_s3(discrete, pho
         workers = {record["worker"] for record in open_committed(out).commits.values()}
         assert workers and all(not worker.endswith(f":{os.getpid()}") for worker in workers)
     assert sum(done) == 18
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.parametrize("decode_cpus", [0, 1])
+def test_ray_encodes_with_several_tokenizers_what_each_makes_alone(
+    discrete, continuous, photos, cluster, tmp_path, decode_cpus
+):
+    (photos / "p0.png").write_bytes(b"no picture")
+    models = [discrete, continuous]
+    plans = [make_plan(model, photos, TWO) for model in models]
+    for number, (plan, model) in enumerate(zip(plans, models, strict=True)):
+        run_plan(plan, model, tmp_path / f"alone{number}")
+    run_plan(plans[0], discrete, tmp_path / "ray0")
+    (tmp_path / "ray0" / "commits" / "00003.json").unlink()
+    outs, done = [tmp_path / "ray0", tmp_path / "ray1"], []
+    executor = OnRay(num_cpus=1, decode_cpus=decode_cpus)
+    summaries = run_plans(plans, models, outs, Schedule(workers=1), on_images=done.append, executor=executor)
+    assert [summary.errors for summary in summaries] == [1, 1] and sum(done) == 18
+    for number, out in enumerate(outs):
+        assert data_hashes(out) == data_hashes(tmp_path / f"alone{number}")
+        assert not [*(out / "shards").glob("*.attempt.*")]
 
 
 @needs_ray

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
 from vistok.data.plan import EncodeSettings, Plan
-from vistok.data.shard import Sample, stored_columns, write_commit, write_data, write_errors
+from vistok.data.shard import Sample, Writes, stored_columns, write_commit, write_data, write_errors
 from vistok.data.store_files import StoreFiles
 from vistok.layers.preprocess import Preprocess, as_float
 from vistok.protocols import Tokenizer
@@ -74,12 +74,17 @@ class ShardWork:
         write_commit(self.files, record)
 
     def encode(
-        self, shard: int, entries: Sequence[Entry], on_images: OnImages = ignored, loader: Loader = load
+        self,
+        shard: int,
+        entries: Sequence[Entry],
+        on_images: OnImages = ignored,
+        loader: Loader = load,
+        into: Writes | None = None,
     ) -> dict[str, Any] | None:
         """Encode the entries of one shard and write its data; its commit record, None if too many failed.
 
         The same bytes each time, so a shard may be encoded twice, even by two workers at once. loader: who reads and
-        decodes, with the arguments of `load`.
+        decodes, with the arguments of `load`. into: where its data are put, None = the store.
         """
         begin = time.perf_counter()
         plan, settings = self.plan, self.plan.settings
@@ -109,10 +114,10 @@ class ShardWork:
         samples.sort(key=lambda sample: place[sample.row["key"]])
         errors.sort(key=lambda error: place[error["key"]])
         if len(errors) > self.schedule.max_error_rate * len(entries):
-            write_errors(self.files, shard, errors)
+            write_errors(into or self.files, shard, errors)
             return None
         return write_data(
-            self.files,
+            into or self.files,
             shard,
             samples,
             errors,

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from vistok.data.encode import EncodeSummary, run_plan
-from vistok.data.encode_shard import OnImages, Schedule, ShardWork, ignored
+from vistok.data.encode_shard import Loader, OnImages, Schedule, ShardWork, ignored
 from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
 from vistok.data.plan import Plan
@@ -27,6 +27,14 @@ from vistok.protocols import Tokenizer
 
 _HELD_BACK = 2  # pictures that wait for each tokenizer
 _SHARED = ("inputs", "shard_samples", "max_pixels", "threads", "device")
+_T = TypeVar("_T")
+Tasks = Mapping[int, tuple[Sequence[Entry], tuple[int, ...]]]  # by shard: its entries, and the works that lack it
+
+
+class ExecutorOfSeveral(Protocol):
+    """Encodes and commits shards with several tokenizers, somewhere, as `Executor` does with one."""
+
+    def run(self, works: Sequence[ShardWork], tasks: Tasks, on_images: OnImages) -> None: ...
 
 
 def run_plans(
@@ -36,11 +44,12 @@ def run_plans(
     schedule: Schedule | None = None,
     *,
     on_images: OnImages = ignored,
+    executor: ExecutorOfSeveral | None = None,
 ) -> list[EncodeSummary]:
     """Do what is left of several plans of one input, as `run_plan` does; a picture that any needs is decoded once.
 
-    on_images: hears of a picture once for each tokenizer. Raises: ValueError if the plans differ in input, shards or
-    machine; as `run_plan` for each.
+    on_images: hears of a picture once for each tokenizer. executor: None = this machine.
+    Raises: ValueError if the plans differ in input, shards or machine; as `run_plan` for each.
     """
     schedule = schedule or Schedule()
     for name in _SHARED:
@@ -52,15 +61,15 @@ def run_plans(
     def run(number: int) -> None:
         """Claims and holds one store inside the other, and works on all of them in the innermost."""
         if number == len(plans):
-            _encode(left, schedule, on_images)
+            _encode(left, schedule, on_images, executor)
             return
 
-        def executor(work: ShardWork, shards: Mapping[int, Sequence[Entry]], on_images: OnImages) -> None:
+        def collect(work: ShardWork, shards: Mapping[int, Sequence[Entry]], on_images: OnImages) -> None:
             left.append((work, shards))
             run(number + 1)
 
         summary = run_plan(
-            plans[number], tokenizers[number], outs[number], schedule, on_images=on_images, executor=executor
+            plans[number], tokenizers[number], outs[number], schedule, on_images=on_images, executor=collect
         )
         summaries.append(summary)
 
@@ -69,7 +78,10 @@ def run_plans(
 
 
 def _encode(
-    left: Sequence[tuple[ShardWork, Mapping[int, Sequence[Entry]]]], schedule: Schedule, on_images: OnImages
+    left: Sequence[tuple[ShardWork, Mapping[int, Sequence[Entry]]]],
+    schedule: Schedule,
+    on_images: OnImages,
+    executor: ExecutorOfSeveral | None,
 ) -> None:
     together = _Together(tuple(work for work, _ in left))
     numbers = sorted({shard for _, shards in left for shard in shards})
@@ -77,6 +89,9 @@ def _encode(
     for shard in numbers:
         which = tuple(place for place, (_, shards) in enumerate(left) if shard in shards)
         tasks[shard] = (left[which[0]][1][shard], which)
+    if executor is not None:
+        executor.run(together.works, tasks, on_images)
+        return
     if schedule.workers == 1 or len(tasks) <= 1:
         for shard, task in tasks.items():
             together.encode_and_commit(shard, *task, on_images)
@@ -99,24 +114,38 @@ class _Together:
     def encode_and_commit(
         self, shard: int, entries: Sequence[Entry], which: tuple[int, ...], on_images: OnImages = ignored
     ) -> None:
-        """Encode one shard with the tokenizers numbered `which`, each in a thread that takes pictures as they come."""
-        works = [self.works[number] for number in which]
-        lanes = [_Lane() for _ in works]
-        with _threads(works[0].plan.settings.threads), ThreadPoolExecutor(len(works)) as pool:
-            running = [
-                pool.submit(_encode_lane, work, shard, entries, on_images, lane)
-                for work, lane in zip(works, lanes, strict=True)
-            ]
-            try:
-                _decode_once(works, entries, lanes)
-            finally:
-                for lane in lanes:
-                    lane.end()
-        for future in running:
-            future.result()
+        """Encode one shard with the tokenizers numbered `which` and commit it to their stores."""
+
+        def encode(work: ShardWork, loader: Loader) -> None:
+            record = work.encode(shard, entries, on_images, loader)
+            if record is not None:
+                work.commit(record)
+
+        in_lanes([self.works[number] for number in which], entries, encode)
 
 
-def _encode_lane(work: ShardWork, shard: int, entries: Sequence[Entry], on_images: OnImages, lane: "_Lane") -> None:
+def in_lanes(
+    works: Sequence[ShardWork],
+    entries: Sequence[Entry],
+    encode: Callable[[ShardWork, Loader], _T],
+    loader: Loader = load,
+) -> list[_T]:
+    """Call `encode` for each work, in a thread of its own that takes pictures as they come; what they return.
+
+    loader: reads and decodes for all of them. Raises: what `encode` raises.
+    """
+    lanes = [_Lane() for _ in works]
+    with _threads(works[0].plan.settings.threads), ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(_run_lane, encode, work, lane) for work, lane in zip(works, lanes, strict=True)]
+        try:
+            _decode_once(works, entries, lanes, loader)
+        finally:
+            for lane in lanes:
+                lane.end()
+    return [future.result() for future in running]
+
+
+def _run_lane(encode: Callable[[ShardWork, Loader], _T], work: ShardWork, lane: "_Lane") -> _T:
     def loader(*_: Any, failed: Callable[[Entry, Exception], None], **__: Any) -> Iterator[Loaded]:
         for item in lane:
             if isinstance(item, Loaded):
@@ -127,14 +156,14 @@ def _encode_lane(work: ShardWork, shard: int, entries: Sequence[Entry], on_image
             raise RuntimeError("encode: the pictures of a shard were not read to their end")
 
     try:
-        record = work.encode(shard, entries, on_images, loader)
-        if record is not None:
-            work.commit(record)
+        return encode(work, loader)
     finally:
         lane.leave()
 
 
-def _decode_once(works: Sequence[ShardWork], entries: Sequence[Entry], lanes: Sequence["_Lane"]) -> None:
+def _decode_once(
+    works: Sequence[ShardWork], entries: Sequence[Entry], lanes: Sequence["_Lane"], loader: Loader
+) -> None:
     """Every picture to all lanes, to each as its tokenizer's preprocess makes it, or with what went wrong."""
 
     def all_failed(entry: Entry, error: Exception) -> None:
@@ -143,7 +172,7 @@ def _decode_once(works: Sequence[ShardWork], entries: Sequence[Entry], lanes: Se
 
     plan, by_key = works[0].plan, {entry.key: entry for entry in entries}
     each = _EachOf([getattr(work.tokenizer, "preprocess", Preprocess()) for work in works])
-    loaded = load(
+    loaded = loader(
         entries,
         plan.input,
         plan.fields,

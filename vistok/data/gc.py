@@ -14,14 +14,15 @@ from vistok.data.local_files import LocalFiles
 from vistok.data.store_files import StoreFiles, commit_numbers, open_files, read_commits, read_dataset
 
 _TEMPORARY = r"\.tmp\.\d+\.\d+"
+_LEFT = rf"\.attempt\.[0-9a-f]{{32}}(?:{_TEMPORARY})?|{_TEMPORARY}"
 _DAY = 24 * 3600.0
 _SHARD = r"(?P<shard>\d{5,})"
 # Folder below the store -> names of its files.
 _NAMES = {
     ".": re.compile(rf"dataset\.json(?P<temporary>{_TEMPORARY})", re.ASCII),
     "commits": re.compile(rf"{_SHARD}\.json(?P<temporary>{_TEMPORARY})?", re.ASCII),
-    "shards": re.compile(rf"{_SHARD}\.(?:safetensors|parquet)(?P<temporary>{_TEMPORARY})?", re.ASCII),
-    "errors": re.compile(rf"{_SHARD}\.jsonl(?P<temporary>{_TEMPORARY})?", re.ASCII),
+    "shards": re.compile(rf"{_SHARD}\.(?:safetensors|parquet)(?P<temporary>{_LEFT})?", re.ASCII),
+    "errors": re.compile(rf"{_SHARD}\.jsonl(?P<temporary>{_LEFT})?", re.ASCII),
 }
 
 

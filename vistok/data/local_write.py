@@ -52,6 +52,11 @@ class LocalWrites:
             raise FileExistsError(f"{self.root / path}: expected no such file")
         self.put(path, content)
 
+    def move(self, source: str, target: str) -> None:
+        """Give a file another name, whose own file is replaced. Raises: OSError naming it."""
+        os.replace(self.root / source, self.root / target)
+        _sync_folder((self.root / target).parent)
+
     def remove(self, path: str) -> None:
         """Delete a file if there is one."""
         (self.root / path).unlink(missing_ok=True)
@@ -90,11 +95,7 @@ def write_atomic(path: Path, content: bytes, attempt: int = 1) -> None:
     except BaseException:
         _remove(temporary)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync_folder(path.parent)
 
 
 @contextmanager
@@ -111,6 +112,14 @@ def locked(root: Path, *, exclusive: bool) -> Iterator[None]:
                 f"{root}: expected a store that no other process works on, one does; wait for it"
             ) from error
         yield
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _remove(temporary: Path) -> None:

@@ -1,9 +1,9 @@
 """The executor on a Ray cluster: one shard a task, through the same worker as on one machine. Needs the extra `ray`.
 
-What comes back from a worker is the commit record of the shard's data, never tokens, and only this process, the driver,
-writes it. So a worker or a node may be lost at any moment, and a task may run twice, even at once: both write the same
-bytes, and the shard is there when its record is. A driver that is lost leaves shards without a record, which the next
-one encodes again.
+What comes back from a worker is the commit record of the shard's data, never tokens. The data lie under names of that
+attempt, and only this process, the driver, gives them the shard's names and writes the record. So a worker or a node
+may be lost at any moment, or be cut off and go on: a task may run twice, even at once and with other outcomes, and one
+of them becomes the shard. A driver that is lost leaves shards without a record, which the next one encodes again.
 """
 
 import pickle
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from vistok.data.attempt import Attempt, commit_attempt, write_attempt
 from vistok.data.encode_shard import Loader, OnImages, ShardWork
+from vistok.data.encode_together import Tasks, in_lanes
 from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
-from vistok.data.records import shard_names
 from vistok.data.remote import RemoteFiles
 
 _HELD_BACK = 16  # decoded pictures that a stream may be ahead of its encoder, at least
@@ -53,58 +54,64 @@ class OnRay:
         Raises: ImportError naming the extra; ConnectionError if there is no such cluster; ChildProcessError if actors
         keep dying; ValueError if the driver does not find what the workers write; what a worker raises.
         """
-        if isinstance(work.files, RemoteFiles) and work.files.in_this_process_only:
-            raise ValueError(f"{work.files.name}: workers on a cluster cannot write there; give another URL")
-        if not shards:
+        self.run([work], {shard: (entries, (0,)) for shard, entries in shards.items()}, on_images)
+
+    def run(self, works: Sequence[ShardWork], tasks: Tasks, on_images: OnImages) -> None:
+        """Encode and commit shards with one tokenizer or several, whose works have one schedule. Raises: as a call."""
+        for work in works:
+            if isinstance(work.files, RemoteFiles) and work.files.in_this_process_only:
+                raise ValueError(f"{work.files.name}: workers on a cluster cannot write there; give another URL")
+        if not tasks:
             return
         with _connected(self.address):
-            self._run(work, shards, on_images)
+            self._run(works, tasks, on_images)
 
-    def _run(self, work: ShardWork, shards: Mapping[int, Sequence[Entry]], on_images: OnImages) -> None:
+    def _run(self, works: Sequence[ShardWork], tasks: Tasks, on_images: OnImages) -> None:
         import ray
         from ray.exceptions import RayActorError, RayError, RayTaskError
 
         cpus = 0.0 if self.decode_cpus else self.num_cpus
         worker = ray.remote(num_cpus=cpus, num_gpus=self.num_gpus, max_restarts=0, max_task_retries=0)(_Worker)
         # Pickled here and put once: every actor, and every one that replaces it, takes the same bytes.
-        pickled = ray.put(pickle.dumps(work))
-        left = deque(shards)
+        pickled = ray.put(pickle.dumps(works))
+        schedule = works[0].schedule
+        left = deque(tasks)
         running: dict[Any, tuple[Any, int]] = {}
         deaths = 0
 
         def submit(actor: Any) -> None:
             if left:
                 shard = left.popleft()
-                running[actor.encode.remote(shard, tuple(shards[shard]))] = actor, shard
+                running[actor.encode.remote(shard, *tasks[shard])] = actor, shard
             else:
                 ray.kill(actor)  # so that another run may have its place
 
-        for _ in range(min(work.schedule.workers, len(left))):
+        for _ in range(min(schedule.workers, len(left))):
             submit(worker.remote(pickled, self.decode_cpus))
         try:
             while running:
                 [answer], _ = ray.wait([*running], num_returns=1)
                 actor, shard = running.pop(answer)
                 try:
-                    record = ray.get(answer)
+                    attempts: list[Attempt] = ray.get(answer)
                 except RayTaskError as error:  # of the task itself, not of where it ran
                     cause = error.cause
                     raise cause if isinstance(cause, Exception) else error from None
                 except (RayActorError, RayError) as error:
                     deaths += 1
-                    if deaths > work.schedule.max_restarts:
+                    if deaths > schedule.max_restarts:
                         raise ChildProcessError(
                             f"workers on the cluster died {deaths} times, {1 + len(left) + len(running)} of "
-                            f"{len(shards)} shards are left; run the same command again to go on. The last one: {error}"
+                            f"{len(tasks)} shards are left; run the same command again to go on. The last one: {error}"
                         ) from error
                     ray.kill(actor)  # it may only be out of reach
                     left.appendleft(shard)
                     actor = worker.remote(pickled, self.decode_cpus)
                 else:
-                    if record is not None:
-                        _check_written(work, record)
-                        work.commit(record)
-                    on_images(len(shards[shard]))
+                    entries, which = tasks[shard]
+                    for number, attempt in zip(which, attempts, strict=True):
+                        commit_attempt(works[number], attempt)
+                    on_images(len(entries) * len(which))
                 submit(actor)
         finally:
             for actor, _ in running.values():
@@ -115,13 +122,16 @@ class _Worker:
     """An actor: a process of the cluster that encodes one shard after the other."""
 
     def __init__(self, pickled: bytes, decode_cpus: float) -> None:
-        self._work: ShardWork = pickle.loads(pickled)
+        self._works: Sequence[ShardWork] = pickle.loads(pickled)
         self._decode_cpus = decode_cpus
 
-    def encode(self, shard: int, entries: Sequence[Entry]) -> dict[str, Any] | None:
-        """Write the data of a shard; its commit record, None if too many pictures failed."""
+    def encode(self, shard: int, entries: Sequence[Entry], which: Sequence[int]) -> list[Attempt]:
+        """Write the data of a shard by the works numbered `which`, apart from what others have written."""
         loader: Loader = partial(_decoded_elsewhere, self._decode_cpus) if self._decode_cpus else load
-        return self._work.encode(shard, entries, loader=loader)
+        works = [self._works[number] for number in which]
+        if len(works) == 1:
+            return [write_attempt(works[0], shard, entries, loader)]
+        return in_lanes(works, entries, lambda work, own: write_attempt(work, shard, entries, own), loader)
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,23 @@ class _Failure:
     """A picture that could not be loaded, told by another process."""
 
     place: int
+    what: "_Told"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """An exception as text: not every one of them can be pickled."""
+
     error: str
     message: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "_Told":
+        return cls(type(error).__name__, str(error))
+
+    def exception(self) -> Exception:
+        found: Exception = type(self.error, (Exception,), {})(self.message)
+        return found
 
 
 def _decode(entries: Sequence[Entry], options: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Any] | _Failure]:
@@ -139,13 +164,13 @@ def _decode(entries: Sequence[Entry], options: dict[str, Any]) -> Iterator[tuple
     failures: deque[_Failure] = deque()
 
     def failed(entry: Entry, error: Exception) -> None:
-        failures.append(_Failure(place[entry.key], type(error).__name__, str(error)))
+        failures.append(_Failure(place[entry.key], _Told.of(error)))
 
     torch.set_num_threads(1)
     for loaded in load(entries, **options, failed=failed):
         while failures:
             yield failures.popleft()
-        yield loaded.row, loaded.image.numpy()
+        yield {**loaded.row, "crop": _packed(loaded.row["crop"])}, _packed(loaded.image)
     yield from failures
 
 
@@ -161,20 +186,27 @@ def _decoded_elsewhere(
     for answer in pool.options(_generator_backpressure_num_objects=ahead).remote(tuple(entries), asked):
         found = ray.get(answer)
         if isinstance(found, _Failure):
-            failed(entries[found.place], type(found.error, (Exception,), {})(found.message))
+            failed(entries[found.place], found.what.exception())
         else:
             row, pixels = found
-            yield Loaded(row, torch.from_numpy(np.array(pixels)))  # a copy: the cluster's memory is read-only
+            yield Loaded({**row, "crop": _unpacked(row["crop"])}, _unpacked(pixels))
 
 
-def _check_written(work: ShardWork, record: Mapping[str, Any]) -> None:
-    names = shard_names(record["shard"])
-    sizes = [work.files.size_of(path) for path in names[:2]]
-    if None in sizes or sum(size or 0 for size in sizes) != record["bytes"]:
-        raise ValueError(
-            f"{work.files.name}: expected the files of shard {record['shard']} here, worker {record['worker']} wrote "
-            "them elsewhere; give a URL, or a folder that all nodes share"
-        )
+def _packed(value: Any) -> Any:
+    """Pixels of one tokenizer, or of each of several, without what cannot travel."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy()
+    if isinstance(value, list):
+        return [_packed(one) for one in value]
+    return _Told.of(value) if isinstance(value, Exception) else value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value))  # a copy: the cluster's memory is read-only
+    if isinstance(value, list):
+        return [_unpacked(one) for one in value]
+    return value.exception() if isinstance(value, _Told) else value
 
 
 @contextmanager

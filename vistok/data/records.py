@@ -25,6 +25,11 @@ def shard_names(shard: int) -> ShardNames:
     )
 
 
+def attempt_name(path: str, attempt: str) -> str:
+    """Where an attempt of that name (32 hex digits) keeps what may become a part of a shard."""
+    return f"{path}.attempt.{attempt}"
+
+
 def dataset_record(content: bytes, name: str, version: int) -> dict[str, Any]:
     """dataset.json from its bytes; `name` is what errors call it. Raises: ValueError if it is of another kind."""
     try:

@@ -175,6 +175,15 @@ class RemoteFiles:
         """
         self._write(path, content, "create")
 
+    def move(self, source: str, target: str) -> None:
+        """Give an object another name, inside of the server. Raises: OSError naming it."""
+        fs, root = self.place()
+        try:
+            self.backoff.run(lambda: fs.cp_file(f"{root}/{source}", f"{root}/{target}"))
+        except Exception as error:
+            raise self._failed(target, "written", error) from error
+        self.remove(source)
+
     def remove(self, path: str) -> None:
         """Delete an object if there is one. Raises: OSError naming it."""
         fs, root = self.place()

@@ -66,6 +66,10 @@ class StoreFiles(Protocol):
         """Write a file that nobody else has written. Raises: FileExistsError; OSError naming the file."""
         ...
 
+    def move(self, source: str, target: str) -> None:
+        """Give a file another name, whose own file is replaced. Raises: OSError naming it."""
+        ...
+
     def remove(self, path: str) -> None:
         """Delete a file if there is one."""
         ...
