@@ -9,6 +9,7 @@ of them becomes the shard. A driver that is lost leaves shards without a record,
 import pickle
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ from vistok.data.inputs.entry import Entry
 from vistok.data.load import Loaded, load
 from vistok.data.remote import RemoteFiles
 
+_COMMITS = 16  # at once: behind a URL one takes a dozen requests, one after the other
+_POLL_SECONDS = 0.02
 _HELD_BACK = 16  # decoded pictures that a stream may be ahead of its encoder, at least
 
 
@@ -77,6 +80,7 @@ class OnRay:
         schedule = works[0].schedule
         left = deque(tasks)
         running: dict[Any, tuple[Any, int]] = {}
+        committing: dict[Future[None], tuple[Any, int]] = {}
         deaths = 0
 
         def submit(actor: Any) -> None:
@@ -86,11 +90,28 @@ class OnRay:
             else:
                 ray.kill(actor)  # so that another run may have its place
 
+        def commit(which: Sequence[int], attempts: Sequence[Attempt]) -> None:
+            for number, attempt in zip(which, attempts, strict=True):
+                commit_attempt(works[number], attempt)
+
         for _ in range(min(schedule.workers, len(left))):
             submit(worker.remote(pickled, self.decode_cpus))
+        pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="vistok-commit")
         try:
-            while running:
-                [answer], _ = ray.wait([*running], num_returns=1)
+            while running or committing:
+                for done in [future for future in committing if future.done()]:
+                    actor, shard = committing.pop(done)
+                    done.result()
+                    entries, which = tasks[shard]
+                    on_images(len(entries) * len(which))
+                    submit(actor)
+                if not running:
+                    wait(committing, return_when=FIRST_COMPLETED)
+                    continue
+                answers, _ = ray.wait([*running], num_returns=1, timeout=_POLL_SECONDS if committing else None)
+                if not answers:
+                    continue
+                [answer] = answers
                 actor, shard = running.pop(answer)
                 try:
                     attempts: list[Attempt] = ray.get(answer)
@@ -100,22 +121,22 @@ class OnRay:
                 except (RayActorError, RayError) as error:
                     deaths += 1
                     if deaths > schedule.max_restarts:
+                        lacking = 1 + len(left) + len(running) + len(committing)
                         raise ChildProcessError(
-                            f"workers on the cluster died {deaths} times, {1 + len(left) + len(running)} of "
-                            f"{len(tasks)} shards are left; run the same command again to go on. The last one: {error}"
+                            f"workers on the cluster died {deaths} times, {lacking} of {len(tasks)} shards are "
+                            f"left; run the same command again to go on. The last one: {error}"
                         ) from error
                     ray.kill(actor)  # it may only be out of reach
                     left.appendleft(shard)
                     actor = worker.remote(pickled, self.decode_cpus)
                 else:
-                    entries, which = tasks[shard]
-                    for number, attempt in zip(which, attempts, strict=True):
-                        commit_attempt(works[number], attempt)
-                    on_images(len(entries) * len(which))
+                    committing[pool.submit(commit, tasks[shard][1], attempts)] = actor, shard
+                    continue
                 submit(actor)
         finally:
-            for actor, _ in running.values():
+            for actor, _ in (*running.values(), *committing.values()):
                 ray.kill(actor)
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Worker:
