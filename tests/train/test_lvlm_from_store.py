@@ -261,3 +261,29 @@ def test_a_run_killed_mid_epoch_goes_on_with_other_processes_and_neither_repeats
         for row, same in zip(rows_of(out, "samples.jsonl"), rows_of(whole, "samples.jsonl"), strict=True):
             assert sorted(row["samples"]) == sorted(same["samples"])
         torch.testing.assert_close(weights_of(out), weights_of(whole), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_two_processes_that_learn_what_one_does(training, tmp_path):
+    options = {
+        name: getattr(training, name) for name in ("stores", "start", "batch", "pool", "micro_batch", "log_samples")
+    }
+    options |= {"save_every": 3, "log_every": 1}
+    words = ["train", "micro_lvlm_store", "--steps", "3", "--options", json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    # --cpu would start a single process: accelerate leaves several without GPUs to MPI. These find none and take gloo.
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", str(20000 + os.getpid() % 20000), "-m", "vistok.cli.main"]
+    told = {}
+    for name, first in (("two", launch), ("one", ["-m", "vistok.cli.main"])):
+        numbers = tmp_path / f"{name}.json"
+        command = [sys.executable, *first, *words[:2], str(tmp_path / name), *words[2:], "--json", str(numbers)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("/model: ") == 1
+        told[name] = json.loads(numbers.read_text())
+    assert told["two"]["step"] == 3 and told["two"]["loss"] == pytest.approx(told["one"]["loss"], rel=1e-4)
+    rows = [rows_of(tmp_path / name, "samples.jsonl") for name in ("two", "one")]
+    assert [sorted(row["samples"]) for row in rows[0]] == [sorted(row["samples"]) for row in rows[1]]
+    # Each process has every other sample, and they are told one process behind the other.
+    assert rows[0] != rows[1]

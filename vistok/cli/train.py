@@ -1,5 +1,6 @@
 """Train a model from a recipe in configs/train or from a YAML file; goes on where an earlier run stopped."""
 
+import os
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -45,9 +46,16 @@ def train(
             training,
             lambda step, values: progress.update(task, completed=step, description=_describe(values)),
         )
+    if _is_another():
+        return
     Console(stderr=True).print(f"{out}/model: {_describe(metrics)}")
     if json is not None:
         write_json(json, metrics)
+
+
+def _is_another() -> bool:
+    """Whether a launcher (torchrun, accelerate) started this beside the process that tells and writes."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def _read(recipe: str) -> dict[str, Any]:
