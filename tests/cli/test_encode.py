@@ -215,3 +215,22 @@ def test_urls_are_fetched_by_the_rules_that_are_given(checkpoint, tmp_path, caps
     assert "expected a URL of https, got 'http'" in errors.read_text()
     assert main([*words, "--urls", "--url-schemes", "file"]) == 1
     assert "expected schemes out of http, https, got file" in capsys.readouterr().err
+
+
+def test_boxes_and_masks_become_columns(photos, checkpoint, tmp_path, capsys):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vistok.codec("seg128", **vistok.info("codec", "seg128").tiny).save_pretrained(tmp_path / "seg")
+    outline = [[5, 6, 45, 6, 45, 24, 5, 24]]
+    thing = {"bbox": [5, 6, 40, 18], "category": "hat", "segmentation": outline}
+    (tmp_path / "things.jsonl").write_text(json.dumps({"file_name": "b.jpg", "objects": [thing]}))
+    words = ["encode", str(photos), str(tmp_path / "store"), "--checkpoint", str(checkpoint), "--threads", "1"]
+    things = str(tmp_path / "things.jsonl")
+    words += ["--boxes", things, "--box-codec", "pixel336", "--masks", things]
+    assert main(words) == 1 and "give some with --mask-checkpoint" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "--mask-checkpoint", str(tmp_path / "seg")]) == 0
+    assert "pictures without boxes (3)" in " ".join(capsys.readouterr().err.split())
+    rows = TokenStore(tmp_path / "store").rows
+    assert [row["box_labels"] for row in rows] == [None, ["hat"], None, None]
+    assert rows[1]["box_labels"] == ["hat"] and rows[1]["box_ids"] == [[34, 67, 302, 269]]  # x1 y1 x2 y2 of 336
+    assert rows[1]["mask_labels"] == ["hat"] and rows[1]["mask_ids"][0][:4] == [205, 102, 818, 921]  # y1 x1 y2 x2
