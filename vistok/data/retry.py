@@ -73,7 +73,8 @@ def http_status(error: BaseException | None) -> int | None:
     while error is not None:
         response = getattr(error, "response", None)
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-        for status in (found, getattr(error, "status", None), getattr(error, "code", None)):
+        for name in ("", "status", "code"):  # one by one: aiohttp warns who asks for its code
+            status = getattr(error, name, None) if name else found
             if type(status) is int and 300 <= status < 600:
                 return status
         error = error.__cause__

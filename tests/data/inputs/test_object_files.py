@@ -1,8 +1,11 @@
 """Archives and tables behind a URL: the same entries and records as those of the files, by ranges."""
 
+import importlib.util
 import json
 import pickle
 import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import fsspec
 import pyarrow as pa
@@ -133,3 +136,47 @@ def test_what_cannot_be_read_behind_a_url_is_refused(fs, tars, picture):
         open_input("memory://inputs/tars", image="x")
     with pytest.raises(ValueError, match=r"a web server lists nothing; name one .tar or .parquet file"):
         open_input("https://example.com/photos")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp (extra s3)")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections of aiohttp that are open when the server goes
+def test_a_tar_and_a_table_on_a_web_server_are_read_by_ranges(tars, tables, tmp_path):
+    served: list[int] = []
+
+    class Serve(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self):
+            self.answer(whole=True, body=False)
+
+        def do_GET(self):
+            self.answer(whole=False, body=True)
+
+        def answer(self, whole, body):
+            content = (tmp_path / self.path.lstrip("/")).read_bytes()
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            part = content[int(asked[1]) : int(asked[2]) + 1] if asked and not whole else content
+            self.send_response(206 if asked and not whole else 200)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", f'"{len(content)}"')
+            self.end_headers()
+            if body:
+                served.append(len(part))
+                self.wfile.write(part)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            for name in ("tars/0.tar", "tables/1.parquet"):
+                there = open_input(f"http://127.0.0.1:{server.server_address[1]}/{name}")
+                here = open_input(tmp_path / name)
+                assert told(there.entries()) == told(here.entries())
+                for entry, local in zip(there.entries(), here.entries(), strict=True):
+                    assert there.read(entry) == here.read(local)
+                assert max(served) < 1_000_000 < 3_000_000  # the size of the tar
+        finally:
+            server.shutdown()
