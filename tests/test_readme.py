@@ -1,10 +1,13 @@
 """README.md tells the truth: its Python runs, its commands run, and the method it adds works."""
 
+import functools
+import inspect
 import os
 import re
 import shlex
 import shutil
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ import torch
 from skimage import data
 from skimage.io import imsave
 
+from vistok.cli import _arguments as arguments
 from vistok.cli import main as command
+from vistok.config import read_yaml
 from vistok.registry import pruner
 from vistok.tokens import TokenSpec, TokenTensor
 
@@ -21,6 +26,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python" and "@register" not in code]
 COMMANDS = [line for language, code in BLOCKS if not language for line in code.splitlines()]
+IN_PROSE = sorted(set(re.findall(r"`vistok ([a-z][^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))))
 # What would take an hour or fetch packages runs with these words added.
 SHORTER = {
     "vistok train": "--steps 1 --options '{batch: 1, crop: 32, scales: [64]}'",
@@ -79,6 +85,26 @@ def test_the_other_commands_of_the_readme_run(folder: Path) -> None:
     assert len(lines) >= 6
     for line in lines:
         run(line)
+
+
+@pytest.mark.parametrize("line", IN_PROSE)
+def test_a_command_in_prose_is_one_that_there_is_with_arguments_that_it_takes(line: str) -> None:
+    verb, *words = shlex.split(line)
+    found = import_module(f"vistok.cli.{verb}").COMMAND
+    function = found[words.pop(0)] if isinstance(found, dict) and words else found
+    if not callable(function):  # the verb alone, such as `vistok compare`
+        return
+    asked: list[object] = []
+
+    @functools.wraps(function)
+    def asks(*args: object, **options: object) -> None:
+        asked.extend([args, options])
+
+    named_only = not words and any(p.default is p.empty for p in inspect.signature(function).parameters.values())
+    assert arguments.run(f"vistok {verb}", asks, ["--help"] if named_only else words) in (None, 0), line
+    assert asked or named_only
+    if verb == "train" and words:
+        assert read_yaml("train", words[0])
 
 
 def test_every_command_of_the_readme_is_one_of_the_tests_above_or_a_make_target(tmp_path: Path) -> None:
