@@ -50,7 +50,7 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
 
     Leading words fill the function's parameters in order, those with a default too (keyword-only ones never); a list
     takes all words that follow, and those of the same option given again; a bare `--flag` is true; `--two-words` is the
-    parameter two_words, and a word that is Python's own, such as `--as`, the parameter as_.
+    parameter two_words, and a word that is Python's own, such as `--as`, the parameter as_; `-o` is the parameter out.
     """
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     hints = get_type_hints(function)
@@ -70,6 +70,7 @@ def arrange(function: Callable[..., Any], args: list[str]) -> list[str]:
             options.append(f"--{parameter.name}={value}")
     while rest:
         option, equals, value = rest[0].partition("=")
+        option = "--out" if option == "-o" and "out" in hints else option
         head, dot, tail = option.partition(".")
         name = head.removeprefix("--").replace("-", "_")
         name += "_" if iskeyword(name) else ""

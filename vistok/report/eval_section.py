@@ -1,0 +1,32 @@
+"""What a page tells of an evaluation: the numbers that `--json` wrote, as tables; of known kinds their charts first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vistok.report.json_parts import parts_of
+from vistok.report.page import Part, Section
+
+RESULT = "result.json"
+
+
+def eval_section(file: Path, samples: int, room: int) -> Section:
+    """All parts. Raises: ValueError naming the file if it is no JSON object."""
+    value = read_result(file)
+    name = file.parent.resolve().name if file.name == RESULT else file.stem
+    return Section(name, f"evaluation in {file}", _parts(value, file.parent, samples, room))
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """The object in a file. Raises: OSError; ValueError naming the file if it holds anything else."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: expected JSON as `--json FILE` writes it, got {error}") from error
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{file}: expected a JSON object as `--json FILE` writes it, got {type(value).__name__}")
+    return value
+
+
+def _parts(value: dict[str, Any], folder: Path, samples: int, room: int) -> list[Part]:
+    return parts_of("Summary", value)
