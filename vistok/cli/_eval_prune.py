@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and it is an extra
 
 _WIDTH = 132
 _PICTURES = 4096
+_SHOWN = 4  # questions of which it is told which tokens every method keeps
 
 
 def prune(
@@ -96,6 +97,7 @@ def prune(
     given = {"model": model, "methods": [method.name for method in chosen], "budgets": shares, "tune": tune}
     given |= {"tune_questions": tune_questions if tune else None, "data": data, **asking.settings}
     result = {"settings": given, "rows": [_as_json(row) for row in rows], "notes": notes}
+    result["shown"] = _shown(asking, chosen, rows, side if data is None else None)
     write_json(folder / "result.json", result)
     console = Console()
     # A terminal that is narrower had better wrap the lines of the table than lose its columns.
@@ -105,6 +107,36 @@ def prune(
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if json is not None:
         write_json(json, result)
+
+
+def _shown(asking: "Asking", methods: list[Any], rows: "list[Row]", side: int | None) -> dict[str, Any]:
+    """Of the first questions the picture, its grid and, for every row, the tokens kept and the answer.
+
+    side: of the rendered scenes that pictures are seeds of, None for files.
+    """
+    from vistok.lvlm.kept_tokens import first_questions, kept_tokens, picture_grids
+
+    few = first_questions(asking, _SHOWN)
+    by_name = {method.name: method for method in methods}
+    questions = [
+        {
+            "picture": q.picture if side is not None else str(q.picture),
+            "question": q.text,
+            "answer": q.answer,
+            "grid": g,
+        }
+        for q, g in zip(few.questions, picture_grids(few), strict=True)
+    ]
+    told = []
+    for row in rows:
+        if row.score is None:
+            continue
+        method = by_name.get(row.method)
+        kept = [""] * len(questions) if method is None else kept_tokens(few, method, row.budget, row.settings)
+        # Every answer is in its file by now.
+        answers = asking.run(method, row.budget, row.settings).answers
+        told.append({"method": row.method, "budget": row.budget, "kept": kept, "answers": answers[: len(questions)]})
+    return {"scene_side": side, "questions": questions, "rows": told}
 
 
 def _words(given: list[str]) -> list[str]:

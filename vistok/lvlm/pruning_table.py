@@ -8,6 +8,7 @@ from typing import Any
 
 from vistok.lvlm.pruning_methods import Method
 from vistok.lvlm.pruning_runs import Asking, OnBatch, Refused, Run, choose
+from vistok.metrics import pareto
 from vistok.metrics.accuracy import (
     Accuracy,
     PairedDifference,
@@ -155,14 +156,9 @@ def losses(rows: Sequence[Row]) -> list[str]:
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
     """Rows that no other one beats: none is as accurate with fewer tokens per layer, or more accurate with as few."""
-    scored = [row for row in rows if row.score is not None]
-    return [row for row in scored if not any(_beats(other, row) for other in scored)]
-
-
-def _beats(one: Row, other: Row) -> bool:
-    assert one.score is not None and other.score is not None
-    gain, fewer = one.score.accuracy - other.score.accuracy, other.visual_tokens - one.visual_tokens
-    return gain >= 0 and fewer >= 0 and (gain > 0 or fewer > 0)
+    scored = [(row, row.score) for row in rows if row.score is not None]
+    front = pareto.pareto_front([(row.visual_tokens, score.accuracy) for row, score in scored])
+    return [scored[number][0] for number in front]
 
 
 def _at(words: str, rows: Sequence[Row]) -> str:

@@ -50,7 +50,8 @@ def _parts_of(name: str, book: CodebookHealth) -> list[Part]:
         ("perplexity", f"{report['perplexity']:,.1f}"),
         ("bits a token, by perplexity", f"{report['bits_per_token']:.2f}"),
     ]
-    marks = [Mark(tokens, 100 * usage, text=f"{tokens:,} tokens: {usage:.1%}") for tokens, usage in report["usage_by_tokens"]]
+    course = report["usage_by_tokens"]
+    marks = [Mark(tokens, 100 * usage, text=f"{tokens:,} tokens: {usage:.1%}") for tokens, usage in course]
     growth = LineChart("Usage as tokens went by", "tokens", "codes used (%)", [Curve(name, marks)], small=True)
     return [Facts(name, facts), SideBySide(f"{name}: usage", [_histogram(book), growth])]
 

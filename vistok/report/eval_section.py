@@ -6,6 +6,7 @@ from typing import Any
 
 from vistok.report.json_parts import parts_of
 from vistok.report.page import Part, Section
+from vistok.report.prune_parts import is_pruning, prune_parts
 
 RESULT = "result.json"
 
@@ -14,7 +15,7 @@ def eval_section(file: Path, samples: int, room: int) -> Section:
     """All parts. Raises: ValueError naming the file if it is no JSON object."""
     value = read_result(file)
     name = file.parent.resolve().name if file.name == RESULT else file.stem
-    return Section(name, f"evaluation in {file}", _parts(value, file.parent, samples, room))
+    return Section(name, f"evaluation in {file}", _parts(value, samples, room))
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -28,5 +29,7 @@ def read_result(file: Path) -> dict[str, Any]:
     return value
 
 
-def _parts(value: dict[str, Any], folder: Path, samples: int, room: int) -> list[Part]:
+def _parts(value: dict[str, Any], samples: int, room: int) -> list[Part]:
+    if is_pruning(value):
+        return prune_parts(value, samples, room)
     return parts_of("Summary", value)

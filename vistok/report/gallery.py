@@ -32,7 +32,7 @@ class Picture:
         both = self.original is not None and self.decoded is not None
         found = [("picture", "Compare" if both else "Picture")] if self.original or self.decoded else []
         found += [("map", "Tokens")] if self.map else []
-        return found + ([("difference", "Difference × 4")] if both else [])
+        return found + ([("difference", "Difference")] if both else [])
 
     @property
     def bytes(self) -> int:

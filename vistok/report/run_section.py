@@ -29,7 +29,7 @@ def run_section(folder: Path) -> Section:
     if shown:
         parts.append(table_of("Logged values", headings, [[row.get(name, "") for name in headings] for row in shown]))
     if len(shown) < len(rows):
-        remarks.append(f"{len(shown):,} of {len(rows):,} logged lines are in the table, evenly spread; curves likewise.")
+        remarks.append(f"{len(shown):,} of {len(rows):,} logged lines are in the table, evenly spread.")
     parts += [Remarks(remarks)] if remarks else []
     parts += _settings(folder / "config.json")
     parts += [

@@ -68,7 +68,8 @@ def _hint(items: Sequence[Picture]) -> str:
     if any(item.original and item.decoded for item in items):
         return (
             "Drag across a picture, or focus it and press the arrow keys: original at the left of the line, "
-            "reconstruction at the right. Large pictures are reduced; the numbers are of the whole ones."
+            "reconstruction at the right. Differences are shown four times as large as they are. Large pictures are "
+            "reduced; the numbers are of the whole ones."
         )
     return "Large pictures are reduced."
 
@@ -162,9 +163,9 @@ def _colors(tokens: Sequence[TokenTensor]) -> list[Rgb]:
         for each, count in zip(tokens, counts, strict=True):
             assert each.indices is not None
             ids = each.indices[0, :count].reshape(count, -1)[:, 0]
-            found.append(id_colors(ids.numpy().astype(np.int64)))
+            found.append(id_colors(ids.numpy().astype(np.int64), each.spec.codebook_sizes[0]))
         return found
     if not sum(counts):
         return [np.zeros((0, 3), np.uint8) for _ in tokens]
-    vectors = [each.embeds[0, :count].float().numpy() for each, count in zip(tokens, counts, strict=True) if each.embeds is not None]
+    vectors = [each.anchor[0, :count].float().numpy() for each, count in zip(tokens, counts, strict=True)]
     return vector_colors(vectors)

@@ -11,11 +11,12 @@ from vistok.report.codebook_parts import codebook_parts
 from vistok.report.originals import Originals
 from vistok.report.page import Part, Section
 from vistok.report.parts import Facts, Remarks
-from vistok.report.sortable_table import MAX_ROWS, SortableTable, cell_of
+from vistok.report.sortable_table import MAX_ROWS, Cell, SortableTable, cell_of
 from vistok.report.store_pictures import Decoder, store_pictures
 from vistok.report.svg_chart import Bar, Bars, SideBySide
 
 _MANY = 24
+_OF_ERRORS = ("key", "error", "message")
 
 
 def store_section(path: str | Path, decoder: Decoder, originals: Originals | None, samples: int, room: int) -> Section:
@@ -28,9 +29,9 @@ def store_section(path: str | Path, decoder: Decoder, originals: Originals | Non
     parts: list[Part] = [Facts("Store", _facts(facts))]
     if len(store):
         parts += store_pictures(store, decoder, originals, samples, room)
-        charts = [*_lengths(store)]
         parts += codebook_parts(store)
-        parts += [SideBySide("Lengths", charts)] if charts else []
+        lengths = _lengths(store)
+        parts += [SideBySide("Lengths", lengths)] if lengths else []
     else:
         parts.append(Remarks(["No sample is committed yet."]))
     parts += _errors(path)
@@ -78,20 +79,18 @@ def _lengths(store: TokenStore) -> list[Bars]:
         count = int(((lengths >= begin) & (lengths <= end)).sum())
         label = f"{begin}" if width == 1 else f"{begin}-{end}"
         bars.append(Bar(label, count, f"{label} tokens: {count:,} samples"))
-    mean = f"mean {lengths.mean():,.1f}, from {lowest:,} to {highest:,}"
-    return [Bars(f"Tokens a sample: {mean}", "tokens", "samples", bars)]
+    title = f"Samples by length, {lengths.mean():,.1f} tokens on average"
+    return [Bars(title, "tokens", "samples", bars)]
 
 
 def _errors(path: str | Path) -> Sequence[Part]:
     committed = open_committed(path)
     total = sum(record["n_errors"] for record in committed.commits.values())
-    rows = []
+    rows: list[list[Cell]] = []
     for shard in committed.commits:
         if len(rows) >= MAX_ROWS:
             break
-        rows += [[cell_of(error.get(name, "")) for name in ("key", "error", "message")] for error in committed.errors(shard)]
+        rows += [[cell_of(error.get(name, "")) for name in _OF_ERRORS] for error in committed.errors(shard)]
     if not rows:
         return []
-    return [
-        SortableTable("Pictures that failed", ["key", "error", "message"], rows[:MAX_ROWS], max(0, total - MAX_ROWS))
-    ]
+    return [SortableTable("Pictures that failed", _OF_ERRORS, rows[:MAX_ROWS], max(0, total - MAX_ROWS))]

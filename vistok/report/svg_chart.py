@@ -1,4 +1,4 @@
-"""Line charts and bars as SVG inside the page, drawn for a wide and for a narrow screen so that letters stay legible."""
+"""Line charts and bars as SVG in the page, drawn for wide and for narrow screens so that letters stay legible."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import ClassVar
 from vistok.report.line_chart import ticks
 
 _COLORS = 7
-_LEFT, _TOP, _RIGHT, _BOTTOM = 52, 12, 14, 40
+_LEFT, _TOP, _RIGHT, _BOTTOM = 44, 12, 14, 38
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LineChart:
     @cached_property
     def views(self) -> list[View]:
         """The chart drawn for each width of screen."""
-        sizes = [("any", 380, 220)] if self.small else [("wide", 780, 400), ("narrow", 380, 300)]
+        sizes = [("any", 280, 180)] if self.small else [("wide", 780, 400), ("narrow", 340, 280)]
         return [self._view(*size) for size in sizes]
 
     @property
@@ -139,7 +139,7 @@ class LineChart:
             low, high = (None if end is None else at_y(end) for end in (mark.low, mark.high))
             return Dot(at_x(mark.x), at_y(mark.y), low, high, mark.text, mark.front)
 
-        few = len(marks) <= 200
+        few = len(marks) <= (30 if self.small else 400)
         paths = []
         for number, curve in enumerate(self.curves):
             own = sorted(curve.marks, key=lambda mark: mark.x)
@@ -148,7 +148,7 @@ class LineChart:
         front = sorted((mark for mark in marks if mark.front), key=lambda mark: (mark.x, mark.y))
         return View(
             *(size, width, height, left, right, top, bottom),
-            across=[(at_x(x), _tick(x)) for x in _thinned(across, 4 if width < 500 else 9)],
+            across=[(at_x(x), _tick(x)) for x in _thinned(across, 3 if width < 500 else 9)],
             up=[(at_y(y), _tick(y)) for y in up],
             paths=paths,
             level=None if self.level is None else at_y(self.level[1]),
@@ -183,8 +183,8 @@ class Bars:
     y_label: str
     bars: Sequence[Bar]
     template: ClassVar[str] = "bars.html.jinja"
-    width: ClassVar[int] = 380
-    height: ClassVar[int] = 220
+    width: ClassVar[int] = 280
+    height: ClassVar[int] = 180
 
     @property
     def summary(self) -> str:
@@ -222,7 +222,8 @@ class Bars:
 
     @cached_property
     def _ticks(self) -> list[float]:
-        return ticks(0, max((bar.value for bar in self.bars), default=0) or 1)
+        # Bars count, and there is no half of a thing.
+        return [tick for tick in ticks(0, max((bar.value for bar in self.bars), default=0) or 1) if tick == int(tick)]
 
     def _at(self, value: float) -> float:
         top, bottom = _TOP, self.height - _BOTTOM
@@ -256,4 +257,4 @@ def _thinned(values: Sequence[float], most: int) -> Sequence[float]:
 def _tick(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}"
-    return f"{value:,.6g}" if abs(value) < 1e4 else f"{value / 1000:,.6g}k"
+    return f"{value:.6g}" if abs(value) < 1e4 else f"{value / 1000:.6g}k"

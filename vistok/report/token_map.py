@@ -1,4 +1,4 @@
-"""Tokens as coloured cells: ids by hue, vectors by their three leading directions; over the picture, or as a strip."""
+"""Tokens as coloured cells, over the picture or as a strip: ids by their digits, vectors by their main directions."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from PIL import Image
 from vistok.report.inline_picture import inline_cells
 
 Rgb = NDArray[np.uint8]
-_GOLDEN = 0.6180339887498949
 _ROW = 16
 
 
@@ -37,11 +36,13 @@ class TokenStrip:
     text: str
 
 
-def id_colors(ids: NDArray[np.int64]) -> Rgb:
-    """A colour for each id [n] -> [n, 3]: one id has one colour, ids that follow one another are far apart."""
-    hue = (ids * _GOLDEN) % 1.0
-    light = 0.45 + 0.3 * ((ids * _GOLDEN * 7.0) % 1.0)
-    return _from_hue(hue, light)
+def id_colors(ids: NDArray[np.int64], codes: int) -> Rgb:
+    """A colour for each id [n] below `codes` -> [n, 3]: its three digits, to the cube root of `codes`, as red, green,
+    blue. Codes that are products of a few levels (FSQ) get like colours for like levels."""
+    base = max(2, math.ceil(codes ** (1 / 3) - 1e-9))
+    digits = np.stack([ids % base, ids // base % base, ids // base**2], 1)
+    colors: Rgb = (40 + 200 * digits / (base - 1)).clip(0, 255).astype(np.uint8)
+    return colors
 
 
 def vector_colors(vectors: Sequence[NDArray[np.float32]]) -> list[Rgb]:
@@ -76,11 +77,3 @@ def token_strip(colors: Rgb, slots: NDArray[np.int64], total: int, text: str) ->
     cells[slots, :3] = colors
     cells[slots, 3] = 255
     return TokenStrip(inline_cells(Image.fromarray(cells.reshape(rows, _ROW, 4))), _ROW, rows, text)
-
-
-def _from_hue(hue: NDArray[np.float64], light: NDArray[np.float64]) -> Rgb:
-    """HSL with saturation 0.6 to RGB."""
-    chroma = 0.6 * np.minimum(light, 1 - light)
-    sectors = (np.array([0.0, 8.0, 4.0])[:, None] + hue * 12) % 12
-    levels = light - chroma * np.maximum(-1, np.minimum(np.minimum(sectors - 3, 9 - sectors), 1))
-    return np.ascontiguousarray((levels.T * 255).round().astype(np.uint8))

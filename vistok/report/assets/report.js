@@ -66,6 +66,41 @@
     }
   }
 
+  // Tokens that a pruner drops, by method and budget: one hexadecimal digit tells four of them.
+  for (const part of all("[data-kept]")) {
+    const { budgets, kept } = JSON.parse(part.querySelector("script").textContent);
+    const method = part.querySelector("[data-method]");
+    const budget = part.querySelector("[data-budget]");
+    const text = part.querySelector("[data-budget-text]");
+    const show = () => {
+      const share = budgets[budget.value];
+      const percent = `${+(100 * share).toPrecision(4)} %`;
+      text.textContent = percent;
+      budget.setAttribute("aria-valuetext", percent);
+      const told = (kept[method.value] || {})[share];
+      all("[data-asked]", part).forEach((card, at) => {
+        const [digits, answer] = told ? told[at] : ["", null];
+        const rows = Number(card.dataset.rows);
+        const cols = Number(card.dataset.cols);
+        const path = card.querySelector(".dropped path");
+        let count = 0;
+        let shape = "";
+        for (let cell = 0; digits && cell < rows * cols; cell += 1) {
+          if ((parseInt(digits[cell >> 2], 16) >> (3 - (cell & 3))) & 1) count += 1;
+          else shape += `M${cell % cols} ${Math.floor(cell / cols)}h1v1h-1z`;
+        }
+        if (path) path.setAttribute("d", shape);
+        const places = digits ? `${count} of ${rows * cols} tokens are left behind the last layer. ` : "";
+        const truth = card.dataset.answer;
+        const said = answer === null ? "Not asked at this budget." : `Answer: ${answer}.`;
+        card.querySelector("[data-told]").textContent = `${places}${said}${truth ? ` True: ${truth}.` : ""}`;
+      });
+    };
+    method.addEventListener("input", show);
+    budget.addEventListener("input", show);
+    show();
+  }
+
   // Theme: as the system says, or one of the two.
   const themes = ["system", "light", "dark"];
   const button = document.querySelector("[data-theme-button]");
