@@ -50,6 +50,15 @@ def test_the_sheet_shows_five_originals_above_five_reconstructions(shown):
         assert any(sheet.crop((16, top, 80, top + 64)).tobytes() == corner for top in range(100))
 
 
+def test_the_report_shows_every_photograph_beside_its_reconstruction_and_its_tokens(shown):
+    rows, sheet = shown
+    text = (sheet.parent / "report.html").read_text(encoding="utf-8")
+    for row in rows:
+        for words in (f"Original of {row.image}", f"Reconstruction of {row.image}", f"Token map of {row.image}"):
+            assert words in text
+        assert f"{row.tokens:,} tokens, PSNR {row.psnr:.2f} dB" in text
+
+
 def test_the_table_fits_a_terminal_of_80_columns(shown):
     rows, _ = shown
     console = Console(width=80, record=True, file=io.StringIO())

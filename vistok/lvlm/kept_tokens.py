@@ -69,7 +69,8 @@ def _visual(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """[n] bool: which tokens of the only prompt are an image's."""
     placeholder = family_of(model).modalities["image"].placeholder
     ids: Tensor = inputs["input_ids"][0]
-    return ids == getattr(model.config, placeholder)
+    found: Tensor = ids == getattr(model.config, placeholder)
+    return found
 
 
 def _grid(model: Any, inputs: Mapping[str, Any], tokens: int) -> Grid | None:

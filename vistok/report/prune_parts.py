@@ -22,6 +22,7 @@ _HEADINGS = (
     *("method", "budget", "accuracy (%)", "95 % interval", "tokens a layer", "of all (%)", "FLOPs (%)"),
     *("against random (points)", "its interval", "verdict", "loses in", "settings", "refused"),
 )
+_DIGEST = 64  # hexadecimal digits of a sha256
 _AGAIN = (
     "Which tokens were kept is not in this result; give the same `vistok eval prune` command again, which goes on from "
     "the answers that are there."
@@ -42,9 +43,8 @@ def is_pruning(value: Mapping[str, Any]) -> bool:
 def prune_parts(value: Mapping[str, Any], samples: int, room: int) -> list[Part]:
     """All parts. Raises: KeyError, TypeError if a row is not as the command writes it."""
     rows: Rows = value["rows"]
-    parts: list[Part] = [Facts("Settings", [(k, _short(v)) for k, v in flattened(value["settings"]).items()])]
     scored = [row for row in rows if row["score"] is not None]
-    parts.append(_chart(scored))
+    parts: list[Part] = [_chart(scored)]
     parts += _overlay(value.get("shown"), samples, room)
     front = _front(scored)
     on_front = frozenset(number for number, row in enumerate(rows) if any(row is one for one in front))
@@ -55,7 +55,9 @@ def prune_parts(value: Mapping[str, Any], samples: int, room: int) -> list[Part]
         by_kind = ([row["method"], _budget(row), *(_of_kind(row, kind) for kind in kinds)] for row in scored)
         parts.append(table_of("Accuracy by kind of question (%)", ["method", "budget", *kinds], by_kind))
     notes = value.get("notes")
-    return [*parts, *([Remarks(list(map(str, notes)))] if isinstance(notes, list) and notes else [])]
+    parts += [Remarks(list(map(str, notes)))] if isinstance(notes, list) and notes else []
+    told = [(name, _short(each)) for name, each in flattened(value["settings"]).items() if each is not None]
+    return [*parts, Facts("Settings", told)]
 
 
 def _chart(scored: Rows) -> LineChart:
@@ -126,7 +128,11 @@ def _interval(found: Mapping[str, Any], form: str = ".1f") -> str:
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={each}" for name, each in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if len(text) == _DIGEST and set(text) <= set("0123456789abcdef"):
+        return text[:16]
     return text if len(text) <= 200 else text[:200] + " ..."
 
 

@@ -5,24 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vistok.data.store import TokenStore
 from vistok.layers.preprocess import Preprocess
-from vistok.metrics.image_codecs import to_picture
-from vistok.metrics.reconstruction import psnr, ssim
 from vistok.metrics.round_trip import evaluating
 from vistok.protocols import Tokenizer
 from vistok.report.gallery import Gallery, Picture
-from vistok.report.inline_picture import inline_picture
 from vistok.report.originals import Originals, not_found
 from vistok.report.page import Part
 from vistok.report.parts import Remarks
-from vistok.report.token_map import Rgb, TokenMap, TokenStrip, id_colors, token_map, token_strip, vector_colors
+from vistok.report.token_pictures import slot_count, token_colors, token_picture
 from vistok.tokens import TokenTensor
-
-_LONGEST = 2000  # characters of a caption
 
 
 @dataclass(frozen=True)
@@ -40,8 +34,8 @@ def store_pictures(
     count = min(samples, len(store))
     chosen = [round(number) for number in np.linspace(0, len(store) - 1, count).tolist()] if count else []
     tokens = [store[index] for index in chosen]
-    colors = _colors(tokens)
-    total = max((_slots(each, decoder.tokenizer) for each in tokens), default=0)
+    colors = token_colors(tokens)
+    total = max((slot_count(each, decoder.tokenizer) for each in tokens), default=0)
     items: list[Picture] = []
     missing: list[str] = []
     said: list[str] = [] if decoder.tokenizer is not None else [f"Reconstructions are not shown: {decoder.why_not}"]
@@ -51,7 +45,12 @@ def store_pictures(
         row = store.rows[index]
         decoded = _decoded(decoder.tokenizer, own, said)
         original = _original(originals, row, decoder.tokenizer, missing, said)
-        shown = _picture(row, own, color, original, decoded, total)
+        shown = token_picture(
+            *(row["key"], (row["width"], row["height"]), own, color, total),
+            original=original,
+            decoded=decoded,
+            caption=row["caption"] or "",
+        )
         if sum(item.bytes for item in items) + shown.bytes > room:
             break
         items.append(shown)
@@ -59,12 +58,13 @@ def store_pictures(
     left = f"{len(items):,} of {len(store):,} samples are shown." if len(items) < len(store) else ""
     if len(items) < count:
         left += f" More would have made this file too large; --max-mb says how large it may be ({room:,} bytes)."
-    gallery = Gallery("Samples", items, _hint(items), left.strip())
+    gallery = Gallery("Samples", items, gallery_hint(items), left.strip())
     remarks: list[Part] = [Remarks(list(dict.fromkeys(said)))] if said else []
     return [*([gallery] if items or left else []), *remarks]
 
 
-def _hint(items: Sequence[Picture]) -> str:
+def gallery_hint(items: Sequence[Picture]) -> str:
+    """How to look at the pictures, in words."""
     if any(item.original and item.decoded for item in items):
         return (
             "Drag across a picture, or focus it and press the arrow keys: original at the left of the line, "
@@ -98,74 +98,3 @@ def _original(
     if found is None:
         missing.append(row["key"])
     return found
-
-
-def _picture(
-    row: dict[str, Any], tokens: TokenTensor, color: Rgb, original: Tensor | None, decoded: Tensor | None, total: int
-) -> Picture:
-    count = int(tokens.valid_lengths[0])
-    numbers = [f"{row['width']} × {row['height']} px", f"{count:,} tokens"]
-    if original is not None and decoded is not None and original.shape == decoded.shape:
-        pair = decoded[None], original[None]
-        numbers.append(f"PSNR {float(psnr(*pair)):.2f} dB")
-        if min(original.shape[1:]) >= 11:
-            numbers.append(f"SSIM {float(ssim(*pair)):.3f}")
-    caption = row["caption"] or ""
-    return Picture(
-        row["key"],
-        ", ".join(numbers),
-        caption if len(caption) <= _LONGEST else caption[:_LONGEST] + " ...",
-        None if original is None else inline_picture(to_picture(original)),
-        None if decoded is None else inline_picture(to_picture(decoded)),
-        _map(row, tokens, color),
-        _strip(tokens, color, total),
-    )
-
-
-def _map(row: dict[str, Any], tokens: TokenTensor, color: Rgb) -> TokenMap | None:
-    """Cells over the picture, of tokens that are cells of it."""
-    spec = tokens.spec
-    if len(spec.grid) != 2 or spec.order != "raster" or len(color) - spec.prefix != spec.grid[0] * spec.grid[1]:
-        return None
-    rows, cols = spec.grid
-    size = (spec.image_size[0], spec.image_size[1]) if len(spec.image_size) == 2 else (row["height"], row["width"])
-    used = "" if tokens.indices is None else f", {len(tokens.indices[0].unique(dim=0)):,} different ids"
-    text = f"{rows} rows by {cols} columns{used}"
-    return token_map(color[spec.prefix :], (rows, cols), spec.patch, size, text)
-
-
-def _strip(tokens: TokenTensor, color: Rgb, total: int) -> TokenStrip | None:
-    """Slots of tokens that are no cells of the picture."""
-    if tokens.spec.order == "raster" or not total:
-        return None
-    slots = _source(tokens)
-    return token_strip(color, slots, total, f"{len(slots)} of {total} slots hold a token.")
-
-
-def _source(tokens: TokenTensor) -> np.ndarray[Any, np.dtype[np.int64]]:
-    count = int(tokens.valid_lengths[0])
-    source = torch.arange(count) if tokens.source is None else tokens.source[0, :count]
-    return source.numpy().astype(np.int64)
-
-
-def _slots(tokens: TokenTensor, tokenizer: Tokenizer | None) -> int:
-    """How many slots there are to sit in: what the tokenizer says, at least those that are taken."""
-    source = _source(tokens)
-    said = getattr(tokenizer, "budget", 0)
-    return max(said if isinstance(said, int) else 0, int(source.max()) + 1 if len(source) else 0)
-
-
-def _colors(tokens: Sequence[TokenTensor]) -> list[Rgb]:
-    """Colours of the valid tokens of each sample; ids of the first of several codebooks."""
-    counts = [int(each.valid_lengths[0]) for each in tokens]
-    if tokens and tokens[0].indices is not None:
-        found = []
-        for each, count in zip(tokens, counts, strict=True):
-            assert each.indices is not None
-            ids = each.indices[0, :count].reshape(count, -1)[:, 0]
-            found.append(id_colors(ids.numpy().astype(np.int64), each.spec.codebook_sizes[0]))
-        return found
-    if not sum(counts):
-        return [np.zeros((0, 3), np.uint8) for _ in tokens]
-    vectors = [each.anchor[0, :count].float().numpy() for each, count in zip(tokens, counts, strict=True)]
-    return vector_colors(vectors)
