@@ -111,7 +111,9 @@ def test_questions_of_ones_own_into_a_folder_of_their_own(
     code, text, _ = run(capsys, model, "--data", "own.jsonl", "--budgets", "0.5", "--methods", "transprune")
     assert code == 0 and "transprune refused at 50%: layer 8: expected one of 0..7" in text
     (folder,) = (tmp_path / "prune-eval").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"answers", "table.csv", "result.json", "plot.png"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("answers", "table.csv", "table.md", "result.json", "plot.png", "report.html")
+    }
 
 
 @pytest.mark.parametrize(

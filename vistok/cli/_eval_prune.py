@@ -16,9 +16,11 @@ from rich.table import Table
 
 from vistok.cli._questions import asking_progress, own_questions
 from vistok.data.shard import write_atomic
+from vistok.report.comparison_files import write_comparison
 from vistok.report.contact_sheet import write_png
 from vistok.report.json_file import write_json
 from vistok.report.line_chart import Line, Point, line_chart
+from vistok.report.prune_parts import prune_table
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and it is an extra
     from vistok.lvlm.pruning_runs import Asking
@@ -49,7 +51,7 @@ def prune(
 
     random, uniform, pool (averages of neighbours) and downsample (a smaller picture) are always among the methods. A
     run that stops goes on where it stopped when the same command is given again. The folder holds table.csv,
-    result.json, plot.png and the answers.
+    table.md, plot.png, report.html, result.json and the answers.
 
     Args:
         model: micro_lvlm, a folder of a LLaVA-family model with its processor, or hf:owner/name[@revision].
@@ -96,14 +98,16 @@ def prune(
     write_png(_plot(rows, model), folder / "plot.png")
     given = {"model": model, "methods": [method.name for method in chosen], "budgets": shares, "tune": tune}
     given |= {"tune_questions": tune_questions if tune else None, "data": data, **asking.settings}
-    result = {"settings": given, "rows": [_as_json(row) for row in rows], "notes": notes}
+    result: dict[str, Any] = {"settings": given, "rows": [_as_json(row) for row in rows], "notes": notes}
     result["shown"] = _shown(asking, chosen, rows, side if data is None else None)
     write_json(folder / "result.json", result)
+    written = write_comparison(folder, prune_table(result["rows"]))
     console = Console()
     # A terminal that is narrower had better wrap the lines of the table than lose its columns.
     wide = Console(width=max(console.width, _WIDTH))
     wide.print(_table(rows))
-    for line in [*notes, f"{folder}: table.csv, result.json, plot.png; {time.perf_counter() - began:.0f} s"]:
+    files = ", ".join(["table.csv", *written, "plot.png", "result.json"])
+    for line in [*notes, f"{folder}: {files}; {time.perf_counter() - began:.0f} s"]:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if json is not None:
         write_json(json, result)
@@ -233,10 +237,16 @@ def _explained() -> Iterator[str]:
 
 
 def _plot(rows: "list[Row]", model: str) -> Any:
-    lines = []
+    from vistok.lvlm.pruning_table import pareto_front
+
+    front, lines = pareto_front(rows), []
     for name in dict.fromkeys(row.method for row in rows[1:]):
         own = [row for row in rows[1:] if row.method == name and row.score is not None]
-        points = [Point(r.visual_tokens, 100 * r.score.accuracy, *_percent(r)) for r in own if r.score is not None]
+        points = [
+            Point(r.visual_tokens, 100 * r.score.accuracy, *_percent(r), ringed=any(r is one for one in front))
+            for r in own
+            if r.score is not None
+        ]
         if points:
             lines.append(Line(name, points))
     score = rows[0].score
@@ -245,7 +255,7 @@ def _plot(rows: "list[Row]", model: str) -> Any:
         lines,
         title=f"{Path(model).name}: accuracy with fewer visual tokens, {score.questions:,} questions",
         x_label=f"visual tokens per layer on average, of {rows[0].visual_tokens:g}",
-        y_label="exact match (%), 95 % intervals",
+        y_label="exact match (%), 95 % intervals; rings: Pareto front",
         level=("unpruned", 100 * score.accuracy),
     )
 

@@ -25,10 +25,16 @@ def adaptive_tokenizer(name: str, checkpoint: str | None) -> Any:
 def squares(model: Any, folder: str | None, count: int) -> tuple[Tensor, str]:
     """At most `count` squares [n, 3, S, S] of the pictures in `folder` (None = samples of scikit-image), and of what.
 
-    S is the side that the model was trained on; pictures are reduced to a few sizes and cut without overlap. Of more
-    squares than `count`, every k-th is taken.
+    S is the side that the model was trained on; see `squares_of`.
     """
-    side = model.trained_grid[0] * model.patch
+    return squares_of(model.trained_grid[0] * model.patch, folder, count)
+
+
+def squares_of(side: int, folder: str | None, count: int) -> tuple[Tensor, str]:
+    """At most `count` squares [n, 3, side, side] of pictures, and of what.
+
+    Pictures are reduced to a few sizes and cut without overlap. Of more squares than `count`, every k-th is taken.
+    """
     paths = [sample_path(name) for name in SAMPLES] if folder is None else list_images(folder)
     scales = [round(side * share) for share in _REDUCED]
     found = torch.cat([tiles(open_image(path), side, scales) for path in paths])

@@ -1,5 +1,6 @@
-"""Put all methods that do one job side by side, on the same questions."""
+"""Put all methods that do one job side by side, on the same questions or pictures."""
 
+from vistok.cli._compare_tokenizers import tokenizers
 from vistok.cli._eval_prune import prune
 from vistok.registry import names, resolve
 
@@ -54,4 +55,4 @@ def _ready(model: str) -> list[str]:
     return [name for name in names("pruner") if name in own or resolve("pruner", name).method not in nets]
 
 
-COMMAND = {"pruners": pruners}
+COMMAND = {"pruners": pruners, "tokenizers": tokenizers}

@@ -111,7 +111,10 @@ def _write_report(tokenizer: Tokenizer, shown: Sequence[_Shown], path: Path) -> 
     # A reader wants to know how long it took, to a hundredth.
     values = [[*astuple(each.row)[:-2], round(each.row.psnr, 2), round(each.row.seconds, 2)] for each in shown]
     name = tokenizer.spec.name
-    parts: list[Part] = [Gallery("Photographs", pictures, gallery_hint(pictures)), table_of("Numbers", headings, values)]
+    parts: list[Part] = [
+        Gallery("Photographs", pictures, gallery_hint(pictures)),
+        table_of("Numbers", headings, values),
+    ]
     write_page(path, f"Photographs to tokens and back: {name}", [Section(name, "tokenizer", parts)])
 
 

@@ -18,9 +18,14 @@ def token_bits(tokens: TokenTensor, slots: int, *, value_bits: int = 16) -> Tens
 
     slots: T, how many there were to choose from. Raises: ValueError if a token sits in none of them.
     """
+    return value_bits_of(tokens, value_bits=value_bits) + mask_bits(slot_mask(tokens, slots))
+
+
+def value_bits_of(tokens: TokenTensor, *, value_bits: int = 16) -> Tensor:
+    """Bits of each item [B] float64 without those of the mask: all there is to say of a grid whose size is known."""
     sizes = tokens.spec.codebook_sizes
     each = sum(math.log2(size) for size in sizes) if sizes else float(value_bits * tokens.spec.dim)
-    return tokens.valid_lengths.double() * each + mask_bits(slot_mask(tokens, slots))
+    return tokens.valid_lengths.double() * each
 
 
 def slot_mask(tokens: TokenTensor, slots: int) -> Tensor:

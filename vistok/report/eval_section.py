@@ -7,6 +7,7 @@ from typing import Any
 from vistok.report.json_parts import parts_of
 from vistok.report.page import Part, Section
 from vistok.report.prune_parts import is_pruning, prune_parts
+from vistok.report.rate_parts import is_rates, rate_parts
 
 RESULT = "result.json"
 
@@ -15,7 +16,13 @@ def eval_section(file: Path, samples: int, room: int) -> Section:
     """All parts. Raises: ValueError naming the file if it is no JSON object."""
     value = read_result(file)
     name = file.parent.resolve().name if file.name == RESULT else file.stem
-    return Section(name, f"evaluation in {file}", _parts(value, samples, room))
+    try:
+        return Section(name, f"evaluation in {file}", _parts(value, samples, room))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        # It looks like a result of ours and something in it is not as we write it.
+        raise ValueError(
+            f"{file}: expected a result as vistok writes it, got {error!r}; run the command again"
+        ) from error
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -32,4 +39,6 @@ def read_result(file: Path) -> dict[str, Any]:
 def _parts(value: dict[str, Any], samples: int, room: int) -> list[Part]:
     if is_pruning(value):
         return prune_parts(value, samples, room)
+    if is_rates(value):
+        return rate_parts(value)
     return parts_of("Summary", value)

@@ -18,12 +18,13 @@ Place = Callable[[float, float], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Point:
-    """A value at x, with the ends of its interval."""
+    """A value at x, with the ends of its interval; ringed: marked among the others."""
 
     x: float
     y: float
     low: float
     high: float
+    ringed: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,28 @@ class Line:
 
 
 def line_chart(
-    lines: Sequence[Line], *, title: str, x_label: str, y_label: str, level: tuple[str, float] | None = None
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    level: tuple[str, float] | None = None,
+    log: bool = False,
 ) -> Image.Image:
     """The chart; both axes begin and end at round numbers around the data.
 
-    level: a name and a value, drawn as a horizontal line. Raises: ValueError if there is no point at all.
+    level: a name and a value, drawn as a horizontal line. log: x by its logarithm. Raises: ValueError if there is no
+    point at all, or for a logarithm of what is not above 0.
     """
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError("line_chart: expected at least one point, got none")
     heights = [value for point in points for value in (point.low, point.high)] + ([level[1]] if level else [])
-    across = ticks(min(point.x for point in points), max(point.x for point in points))
+    across = (log_ticks if log else ticks)(min(point.x for point in points), max(point.x for point in points))
     up = ticks(min(heights), max(heights))
     sheet = Image.new("RGB", _SIZE, _PAPER)
     draw = ImageDraw.Draw(sheet)
-    place = _placing(across, up)
+    place = _placing(across, up, log10 if log else float)
     _axes(draw, place, across, up)
     draw.text((_LEFT, 20), title, fill=_INK, font=_font(26))
     draw.text((_LEFT, _TOP - 32), y_label, fill=_INK, font=_font(18))
@@ -72,11 +80,23 @@ def ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
-def _placing(across: Sequence[float], up: Sequence[float]) -> Place:
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20 and so on, the first at most `low`, the last at least `high`. Raises: ValueError if low <= 0."""
+    if low <= 0:
+        raise ValueError(f"log_ticks: expected values above 0, got {low}")
+    steps = [
+        factor * 10.0**power for power in range(floor(log10(low)) - 1, ceil(log10(high)) + 2) for factor in (1, 2, 5)
+    ]
+    first = max(number for number, step in enumerate(steps) if step <= low * (1 + 1e-9))
+    last = min(number for number, step in enumerate(steps) if step >= high * (1 - 1e-9))
+    return steps[first : max(last, first + 1) + 1]
+
+
+def _placing(across: Sequence[float], up: Sequence[float], scale: Callable[[float], float]) -> Place:
     width, height = _SIZE[0] - _LEFT - _RIGHT, _SIZE[1] - _TOP - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
-        right = (x - across[0]) / (across[-1] - across[0])
+        right = (scale(x) - scale(across[0])) / (scale(across[-1]) - scale(across[0]))
         above = (y - up[0]) / (up[-1] - up[0])
         return _LEFT + right * width, _TOP + (1 - above) * height
 
@@ -113,6 +133,8 @@ def _line(draw: ImageDraw.ImageDraw, place: Place, line: Line, number: int) -> N
         top, foot = place(point.x, point.high), place(point.x, point.low)
         draw.line(((top[0] + shift, top[1]), (foot[0] + shift, foot[1])), fill=color, width=1)
         _marker(draw, place(point.x, point.y), color, mark)
+        if point.ringed:
+            draw.circle(place(point.x, point.y), _MARK + 5, outline=_INK, width=2)
     left, middle = _SIZE[0] - _RIGHT + 110, _TOP + 26 * number + 20
     draw.line(((left, middle), (left + 34, middle)), fill=color, width=3)
     _marker(draw, (left + 17, middle), color, mark)

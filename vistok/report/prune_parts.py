@@ -14,7 +14,7 @@ from vistok.report.json_parts import flattened
 from vistok.report.kept_overlay import AskedPicture, KeptOverlay
 from vistok.report.page import Part
 from vistok.report.parts import Facts, Remarks
-from vistok.report.sortable_table import Cell, cell_of, table_of
+from vistok.report.sortable_table import Cell, SortableTable, cell_of, table_of
 from vistok.report.svg_chart import Curve, LineChart, Mark
 
 Rows = Sequence[Mapping[str, Any]]
@@ -46,10 +46,7 @@ def prune_parts(value: Mapping[str, Any], samples: int, room: int) -> list[Part]
     scored = [row for row in rows if row["score"] is not None]
     parts: list[Part] = [_chart(scored)]
     parts += _overlay(value.get("shown"), samples, room)
-    front = _front(scored)
-    on_front = frozenset(number for number, row in enumerate(rows) if any(row is one for one in front))
-    marks = {"marked": on_front, "marked_as": "on the Pareto front: no other row is as accurate with fewer tokens"}
-    parts.append(table_of("Accuracy with fewer visual tokens", _HEADINGS, map(_cells, rows), **marks))
+    parts.append(prune_table(rows))
     kinds = list(dict.fromkeys(kind for row in scored for kind in row.get("kinds", {})))
     if kinds:
         by_kind = ([row["method"], _budget(row), *(_of_kind(row, kind) for kind in kinds)] for row in scored)
@@ -58,6 +55,14 @@ def prune_parts(value: Mapping[str, Any], samples: int, room: int) -> list[Part]
     parts += [Remarks(list(map(str, notes)))] if isinstance(notes, list) and notes else []
     told = [(name, _short(each)) for name, each in flattened(value["settings"]).items() if each is not None]
     return [*parts, Facts("Settings", told)]
+
+
+def prune_table(rows: Rows) -> SortableTable:
+    """A row for each method and budget; those on the Pareto front stand out."""
+    front = _front([row for row in rows if row["score"] is not None])
+    on_front = frozenset(number for number, row in enumerate(rows) if any(row is one for one in front))
+    words = "on the Pareto front: no other row is as accurate with fewer tokens"
+    return table_of("Accuracy with fewer visual tokens", _HEADINGS, map(_cells, rows), marked=on_front, marked_as=words)
 
 
 def _chart(scored: Rows) -> LineChart:

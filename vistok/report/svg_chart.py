@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from vistok.report.line_chart import ticks
+from vistok.report.line_chart import log_ticks, ticks
 
 _COLORS = 7
 _LEFT, _TOP, _RIGHT, _BOTTOM = 44, 12, 14, 38
@@ -84,7 +84,9 @@ class View:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves under one pair of axes. level: a name and a value, drawn across. front: marks joined by a dashed line.
+    """Curves under one pair of axes. level: a name and a value, drawn across. log: x by its logarithm.
+
+    front_name: what the ringed marks are, which a dotted line joins.
 
     small: one of several that stand side by side.
     """
@@ -95,6 +97,7 @@ class LineChart:
     curves: Sequence[Curve]
     level: tuple[str, float] | None = None
     front_name: str = ""
+    log: bool = False
     small: bool = False
     template: ClassVar[str] = "line_chart.html.jinja"
 
@@ -126,11 +129,14 @@ class LineChart:
         marks = [mark for curve in self.curves for mark in curve.marks if _finite(mark)]
         heights = [value for mark in marks for value in (mark.y, mark.low, mark.high) if value is not None]
         heights += [self.level[1]] if self.level else []
-        across, up = ticks(*_ends([mark.x for mark in marks])), ticks(*_ends(heights))
+        across = (log_ticks if self.log else ticks)(*_ends([mark.x for mark in marks]))
+        up = ticks(*_ends(heights))
+        scale: Callable[[float], float] = math.log10 if self.log else float
+        first, last = scale(across[0]), scale(across[-1])
         left, right, top, bottom = _LEFT, width - _RIGHT, _TOP, height - _BOTTOM
 
         def at_x(x: float) -> float:
-            return round(left + (x - across[0]) / (across[-1] - across[0]) * (right - left), 2)
+            return round(left + (scale(x) - first) / (last - first) * (right - left), 2)
 
         def at_y(y: float) -> float:
             return round(bottom - (y - up[0]) / (up[-1] - up[0]) * (bottom - top), 2)
