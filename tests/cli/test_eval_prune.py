@@ -71,6 +71,17 @@ def test_28_questions_two_methods_and_the_same_again(model: str, tmp_path: Path,
         assert plot.format == "PNG"
     for name in names[1:]:
         assert f"{name} loses to random " in text
+    shown = result["shown"]
+    rows, cols = shown["questions"][0]["grid"]
+    for told in shown["rows"]:
+        counts = [bin(int(digits, 16)).count("1") for digits in told["kept"] if digits]
+        assert len(told["answers"]) == len(told["kept"]) == len(shown["questions"]) == 4
+        # The smaller picture has no tokens of its own that would be kept, and the unpruned model keeps all.
+        expected = [] if told["method"] in ("unpruned", "downsample") else [round(0.25 * rows * cols)] * 4
+        assert counts == expected, told["method"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "data-kept" in page and "Pareto front" in page and "k_center" in page
+    assert (out / "table.md").read_text().startswith("| method | budget |")
     answers = contents(out / "answers")
     assert len(answers) == 1 + len(names)
     # A method more asks for that one alone; one answer file gone, it alone is made again.

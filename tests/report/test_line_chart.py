@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vistok.report.line_chart import Line, Point, line_chart, ticks
+from vistok.report.line_chart import Line, Point, line_chart, log_ticks, ticks
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,27 @@ def test_more_lines_than_colours_differ_by_their_marks() -> None:
     assert len(of_color(chart, (0, 114, 178))) > 0
     one = line_chart([*lines[:7], lines[0]], title="t", x_label="x", y_label="y").tobytes()
     assert one != line_chart(lines[:7], title="t", x_label="x", y_label="y").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.25, 4.0, [0.2, 0.5, 1, 2, 5]), (1.0, 1.0, [1, 2]), (1.0, 10.0, [1, 2, 5, 10]), (3e-4, 3e-4, [2e-4, 5e-4])],
+)
+def test_ticks_of_a_logarithm_hold_the_data_between_them(low: float, high: float, expected: list[float]) -> None:
+    assert log_ticks(low, high) == pytest.approx(expected)
+
+
+def test_a_logarithm_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected values above 0, got 0"):
+        log_ticks(0.0, 1.0)
+
+
+def test_a_ring_is_drawn_around_what_is_ringed() -> None:
+    one, two = (
+        np.asarray(line_chart([Line("a", [Point(1, 2, 2, 2, ringed=ringed)])], title="t", x_label="x", y_label="y"))
+        for ringed in (False, True)
+    )
+    assert (one != two).any() and (of_color(two, (20, 20, 20)).shape[0] > of_color(one, (20, 20, 20)).shape[0])
 
 
 def test_a_chart_of_nothing_is_refused() -> None:

@@ -70,7 +70,7 @@ def curves_of(rows: Rows) -> list[tuple[str, list[tuple[float, float, bool]]]]:
         curves.append((name, [(row["bits_per_pixel"], row["psnr"], number in front) for number, row in own]))
     for column, name in _CODECS.items():
         points = sorted({(row["bits_per_pixel"], row[column], False) for _, row in scored if row[column] is not None})
-        curves += [(f"{name} of the same bytes", points)] if points else []
+        curves += [(f"{name}, equal bytes", points)] if points else []
     return curves
 
 
