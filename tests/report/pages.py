@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from vistok.report.gallery import Gallery, Picture
-from vistok.report.inline_picture import inline_picture
+from vistok.report.inline_picture import InlinePicture, inline_picture
+from vistok.report.kept_overlay import AskedPicture, KeptOverlay
 from vistok.report.page import Section
 from vistok.report.parts import Facts, Preformatted, Remarks
 from vistok.report.sortable_table import table_of
@@ -13,6 +14,16 @@ from vistok.report.token_map import token_map, token_strip
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 CLOSING = "</script></style></title><script>document.title='owned'</script>'\"&amp;"
+
+
+def kept_overlay(picture: InlinePicture) -> KeptOverlay:
+    """Two methods at two budgets on a grid of 3 x 3, and a picture that was not found."""
+    asked = [AskedPicture(HOSTILE, picture, 3, 3, HOSTILE, CLOSING), AskedPicture("gone", None, 0, 0, "?", "")]
+    kept = {
+        HOSTILE: {"0.5": [("f80", CLOSING), ("", "x")], "0.25": [("080", "second"), ("", "y")]},
+        "other": {"0.5": [("ff8", "third"), ("", "z")]},
+    }
+    return KeptOverlay(CLOSING, asked, kept)
 
 
 def sections() -> list[Section]:
@@ -44,6 +55,7 @@ def sections() -> list[Section]:
         table_of("wide", [f"column {number}" for number in range(40)], wide),
         SideBySide(HOSTILE, charts),
         LineChart("chart", "x", "y", curves, ("level", 3.0), "front"),
+        kept_overlay(first),
         Preformatted(HOSTILE, CLOSING * 40),
         Remarks([HOSTILE, "x" * 500]),
     ]

@@ -53,7 +53,7 @@ def test_the_page_is_as_wide_as_the_screen_and_readable_in_both_schemes(page: An
 
 def test_names_captions_and_headings_are_text(page: Any) -> None:
     assert page.locator("img[src='x'], [onerror]").count() == 0
-    assert page.locator("script").count() == 1
+    assert page.locator("script:not([type])").count() == 1
     assert page.locator("h1").inner_text() == CLOSING
     assert page.locator("h4").first.inner_text() == HOSTILE
     assert page.locator(".caption").first.inner_text() == CLOSING
@@ -107,6 +107,23 @@ def test_a_table_sorts_by_keyboard_numbers_as_numbers_and_what_is_missing_last(p
     table.get_by_role("button", name="name").press("Enter")
     assert heading.get_attribute("aria-sort") is None
     assert page.evaluate(column) == ["9", "10", "-", "101.5"]
+
+
+def test_what_is_kept_follows_budget_and_method_by_keyboard(page: Any) -> None:
+    shade, told = page.locator(".dropped path"), page.locator("[data-told]").first
+    cells = "document.querySelector('.dropped path').getAttribute('d').split('M').length - 1"
+    assert page.evaluate(cells) == 4 and f"5 of 9 tokens are left behind the last layer. Answer: {CLOSING}" in (
+        told.text_content()
+    )
+    budget = page.locator("[data-budget]")
+    budget.press("ArrowRight")
+    assert budget.get_attribute("aria-valuetext") == "25 %"
+    assert page.evaluate(cells) == 8 and "Answer: second." in told.inner_text() and shade.count() == 1
+    page.locator("[data-method]").select_option("other")
+    assert told.inner_text().startswith("Not asked at this budget.")
+    budget.press("ArrowLeft")
+    assert page.evaluate(cells) == 0 and "9 of 9" in told.inner_text()
+    page.locator("[data-method]").select_option(HOSTILE)
 
 
 def test_a_curve_is_hidden_by_its_legend(page: Any) -> None:

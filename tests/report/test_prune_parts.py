@@ -56,13 +56,13 @@ def test_everything_is_on_the_page_as_text_and_missing_pictures_are_named(tmp_pa
 def test_scenes_are_rendered_again_from_their_seeds(tmp_path: Path) -> None:
     value = result(tmp_path)
     value["shown"] = {
-        "scene_side": 48,
+        "scene_side": 64,
         "questions": [{"picture": 7, "question": "?", "answer": "", "grid": [3, 3]}],
         "rows": [{"method": "m", "budget": 0.5, "kept": ["000"], "answers": ["x"]}],
     }
     (overlay,) = [part for part in prune_parts(value, 12, 1_000_000) if isinstance(part, KeptOverlay)]
     (asked,) = overlay.pictures
-    assert asked.name == "scene 7" and asked.picture is not None and asked.picture.width == 48
+    assert asked.name == "scene 7" and asked.picture is not None and asked.picture.width == 64
 
 
 def test_a_result_from_before_says_how_to_add_what_is_kept(tmp_path: Path) -> None:
