@@ -62,7 +62,7 @@ def test_names_captions_and_headings_are_text(page: Any) -> None:
 
 
 def test_the_slider_moves_by_keyboard_and_by_mouse(page: Any) -> None:
-    slider = page.get_by_role("slider")
+    slider = page.locator("[data-slider] input")
     clip = "getComputedStyle(document.querySelector('.above')).clipPath"
     slider.focus()
     before = page.evaluate(clip)

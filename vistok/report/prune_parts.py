@@ -150,10 +150,8 @@ def _overlay(shown: Any, samples: int, room: int) -> list[Part]:
         name = str(asked["picture"])
         title = name if shown["scene_side"] is None else f"scene {name}"
         picture = _opened(asked["picture"], shown["scene_side"])
-        if (
-            sum(len(one.picture.uri) for one in [*pictures] if one.picture) + (len(picture.uri) if picture else 0)
-            > room
-        ):
+        room -= 0 if picture is None else len(picture.uri)
+        if room < 0:
             break
         pictures.append(AskedPicture(title, picture, rows, cols, asked["question"], asked["answer"]))
     if not pictures:

@@ -46,7 +46,7 @@ def store_pictures(
         decoded = _decoded(decoder.tokenizer, own, said)
         original = _original(originals, row, decoder.tokenizer, missing, said)
         shown = token_picture(
-            *(row["key"], (row["width"], row["height"]), own, color, total),
+            *(row["key"], (row["width"], row["height"]) if row["width"] else None, own, color, total),
             original=original,
             decoded=decoded,
             caption=row["caption"] or "",

@@ -20,7 +20,7 @@ _LONGEST = 2000  # characters of a caption
 
 def token_picture(
     name: str,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     tokens: TokenTensor,
     colors: Rgb,
     slots: int,
@@ -29,13 +29,13 @@ def token_picture(
     decoded: Tensor | None = None,
     caption: str = "",
 ) -> Picture:
-    """One picture of width and height `size` and its tokens, as a gallery shows it.
+    """One picture of width and height `size` (None: not known) and its tokens, as a gallery shows it.
 
     original, decoded: [3, H, W] in [0, 1]. colors: of the tokens, see `token_colors`; slots: how many there are to sit
     in, see `slot_count`.
     """
     count = int(tokens.valid_lengths[0])
-    numbers = [f"{size[0]} × {size[1]} px", f"{count:,} tokens"]
+    numbers = [*([f"{size[0]} × {size[1]} px"] if size else []), f"{count:,} tokens"]
     if original is not None and decoded is not None and original.shape == decoded.shape:
         pair = decoded[None], original[None]
         numbers.append(f"PSNR {float(psnr(*pair)):.2f} dB")
@@ -52,13 +52,14 @@ def token_picture(
     )
 
 
-def _map(size: tuple[int, int], tokens: TokenTensor, color: Rgb) -> TokenMap | None:
+def _map(size: tuple[int, int] | None, tokens: TokenTensor, color: Rgb) -> TokenMap | None:
     """Cells over the picture, of tokens that are cells of it."""
     spec = tokens.spec
     if len(spec.grid) != 2 or spec.order != "raster" or len(color) - spec.prefix != spec.grid[0] * spec.grid[1]:
         return None
     rows, cols = spec.grid
-    shown = (spec.image_size[0], spec.image_size[1]) if len(spec.image_size) == 2 else (size[1], size[0])
+    whole = (rows * spec.patch, cols * spec.patch) if size is None else (size[1], size[0])
+    shown = (spec.image_size[0], spec.image_size[1]) if len(spec.image_size) == 2 else whole
     used = "" if tokens.indices is None else f", {len(tokens.indices[0].unique(dim=0)):,} different ids"
     text = f"{rows} rows by {cols} columns{used}"
     return token_map(color[spec.prefix :], (rows, cols), spec.patch, shown, text)
