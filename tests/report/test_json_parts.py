@@ -22,6 +22,17 @@ def test_objects_of_like_objects_are_tables_by_name() -> None:
     assert isinstance(table, SortableTable) and table.headings == ["name", "accuracy"]
 
 
+def test_lists_of_as_many_numbers_are_rows_and_nested_names_are_columns() -> None:
+    series, means = parts_of(
+        "Summary",
+        {"kc": {"a": [3, 2.5], "b": [1, 0]}, "mean": {"x": {"n": 1, "by": {"y": 2}}, "z": {"n": 3, "by": {"y": 4}}}},
+    )
+    assert isinstance(series, SortableTable) and series.headings == ["name", "1", "2"]
+    assert [[cell.text for cell in row] for row in series.rows] == [["a", "3", "2.5"], ["b", "1", "0"]]
+    assert isinstance(means, SortableTable) and means.headings == ["name", "n", "by.y"]
+    assert [[cell.text for cell in row] for row in means.rows] == [["x", "1", "2"], ["z", "3", "4"]]
+
+
 def test_every_value_is_somewhere_on_the_page() -> None:
     deep: Any = "bottom"
     for level in range(20):

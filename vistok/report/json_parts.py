@@ -41,11 +41,14 @@ def _of_object(title: str, value: Mapping[str, Any], depth: int) -> list[Part]:
         if name in plain:
             continue
         own = name if depth == 0 else f"{title}: {name}"
-        if isinstance(each, Mapping) and _is_row(each):
-            parts.append(Facts(own, [(key, _text(one)) for key, one in flattened(each).items()]))
-        elif isinstance(each, Mapping) and _is_rows(each):
-            rows = [{"name": key, **_as_row(one)} for key, one in each.items()]
+        if isinstance(each, Mapping) and _is_series(each):
+            columns = range(1, len(next(iter(each.values()))) + 1)
+            rows = [{"name": key, **dict(zip(map(str, columns), one, strict=True))} for key, one in each.items()]
             parts.append(_table(own, rows))
+        elif isinstance(each, Mapping) and _is_rows(each):
+            parts.append(_table(own, [{"name": key, **_as_row(one)} for key, one in each.items()]))
+        elif isinstance(each, Mapping) and _is_row(each):
+            parts.append(Facts(own, [(key, _text(one)) for key, one in each.items()]))
         else:
             parts += parts_of(own, each, depth + 1)
     return parts
@@ -73,8 +76,20 @@ def _is_row(value: Mapping[str, Any]) -> bool:
 
 
 def _is_rows(value: Mapping[str, Any]) -> bool:
-    """Whether everything inside is an object of plain values, so that each is a row."""
-    return len(value) > 1 and all(isinstance(each, Mapping) and _is_row(each) for each in value.values())
+    """Whether everything inside is an object of the same names and of plain values, so that each is a row."""
+    if len(value) < 2 or not all(isinstance(each, Mapping) and each for each in value.values()):
+        return False
+    flat = [flattened(each) for each in value.values()]
+    return all(_is_row(each) and each.keys() == flat[0].keys() for each in flat)
+
+
+def _is_series(value: Mapping[str, Any]) -> bool:
+    """Whether everything inside is a list of as many numbers, so that each is a row."""
+    lists = list(value.values())
+    if len(lists) < 2 or not all(isinstance(each, list) and 2 <= len(each) < _WIDE for each in lists):
+        return False
+    numbers = all(isinstance(one, int | float) for each in lists for one in each)
+    return numbers and len({len(each) for each in lists}) == 1
 
 
 def _as_row(value: Mapping[str, Any]) -> dict[str, Any]:
