@@ -9,7 +9,7 @@ from PIL import Image
 
 from vistok.report.eval_section import eval_section
 from vistok.report.kept_overlay import KeptOverlay
-from vistok.report.page import render_page
+from vistok.report.page import Section, render_page
 from vistok.report.prune_parts import is_pruning, prune_parts
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -63,6 +63,15 @@ def test_scenes_are_rendered_again_from_their_seeds(tmp_path: Path) -> None:
     (overlay,) = [part for part in prune_parts(value, 12, 1_000_000) if isinstance(part, KeptOverlay)]
     (asked,) = overlay.pictures
     assert asked.name == "scene 7" and asked.picture is not None and asked.picture.width == 64
+
+
+def test_why_a_method_cannot_be_shown_is_said(tmp_path: Path) -> None:
+    value = result(tmp_path)
+    value["shown"]["rows"].append(
+        {"method": "m", "budget": 0.1, "kept": ["", ""], "answers": ["", ""], "why_not": "no"}
+    )
+    text = render_page("t", [Section("s", "k", prune_parts(value, 12, 1_000_000))])
+    assert "m at 10%: what it keeps is not shown: no" in text
 
 
 def test_a_result_from_before_says_how_to_add_what_is_kept(tmp_path: Path) -> None:

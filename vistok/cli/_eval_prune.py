@@ -136,10 +136,16 @@ def _shown(asking: "Asking", methods: list[Any], rows: "list[Row]", side: int | 
         if row.score is None:
             continue
         method = by_name.get(row.method)
-        kept = [""] * len(questions) if method is None else kept_tokens(few, method, row.budget, row.settings)
+        kept, why_not = [""] * len(questions), ""
+        if method is not None:
+            try:
+                kept = kept_tokens(few, method, row.budget, row.settings)
+            except ValueError as error:  # the numbers are there, and what cannot be shown must not take them along
+                why_not = str(error)
         # Every answer is in its file by now.
         answers = asking.run(method, row.budget, row.settings).answers
-        told.append({"method": row.method, "budget": row.budget, "kept": kept, "answers": answers[: len(questions)]})
+        own = {"method": row.method, "budget": row.budget, "kept": kept, "answers": answers[: len(questions)]}
+        told.append(own | ({"why_not": why_not} if why_not else {}))
     return {"scene_side": side, "questions": questions, "rows": told}
 
 

@@ -6,7 +6,6 @@ content security policy admits these two by hash, pictures as data URIs, and not
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import ClassVar, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+
+from vistok.data.shard import write_atomic
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -65,18 +66,8 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> int:
     """Write the page, whole or not at all; parent folders are made. Returns its bytes. Raises: as `render_page`."""
-    path = Path(path)
     content = render_page(title, sections).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(Path(path), content)
     return len(content)
 
 

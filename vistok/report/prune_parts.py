@@ -163,6 +163,11 @@ def _overlay(shown: Any, samples: int, room: int) -> list[Part]:
             kept.setdefault(row["method"], {})[f"{row['budget']:g}"] = told
     missing = [one.name for one in pictures if one.picture is None]
     said = [f"These pictures were not found where they were asked about: {', '.join(missing)}."] if missing else []
+    said += [
+        f"{row['method']} at {row['budget']:.0%}: what it keeps is not shown: {row['why_not']}"
+        for row in shown["rows"]
+        if row.get("why_not")
+    ]
     if not kept:
         said.append("No method says which tokens it keeps of this model.")
     overlay: list[Part] = [KeptOverlay("What is kept of a picture", pictures, kept)] if kept else []
