@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vistok import tokenizer as make_tokenizer
 from vistok.cli._eval_adaptive import adaptive
+from vistok.cli._eval_codebook import codebook
 from vistok.cli._eval_complexity import complexity
 from vistok.cli._eval_depth import depth
 from vistok.cli._eval_lvlm import lvlm
@@ -178,6 +179,7 @@ def _codec(result: CodecResult | None) -> str:
 COMMAND = {
     "tokenizer": tokenizer,
     "adaptive": adaptive,
+    "codebook": codebook,
     "complexity": complexity,
     "depth": depth,
     "lvlm": lvlm,
