@@ -182,6 +182,19 @@ class Pruning(AbstractContextManager["Pruning"]):
         source = self._latest.prompt.source
         return source if last.index is None else source.gather(1, last.index)
 
+    @property
+    def kept(self) -> Tensor:
+        """[B, n] bool: visual tokens of the latest prompt, as it was given, that are there behind the last layer.
+
+        Raises: ValueError before there was one.
+        """
+        source = self.source
+        assert self._latest is not None
+        alive = self._latest.segments[-1].visual
+        places = torch.zeros(len(source), self._latest.total, dtype=torch.int8, device=source.device)
+        # Padding has a source, too, which may be that of a token.
+        return places.scatter_reduce(1, source, alive.to(torch.int8), "amax").bool()
+
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         self._hooks.call = None
 

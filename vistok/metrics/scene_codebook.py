@@ -20,9 +20,9 @@ labels: plug-in bits less shuffled, AMI in brackets. H(label): 2.6 for colour an
               k-means   4.78    35.9 %         0.055 (0.018)  -0.013 (-0.003)  -0.013 (-0.004)  0.020 (0.005)
 
 Codes of patches tell less of their things than clusters of the very pixels they were measured on do; one of SEED's
-codes leaves nearly all pixel variance and tells of pictures what clusters of their pixels do not. ett_nano unmerged, 688
-codes: 8.78 bits, 60.8 % left, colour 0.605 (0.121), against 30.6 % and 1.182 (0.236) of k-means. Plug-in alone would have
-said 2.24 bits of colour for vq_nano's 6,901 codes of 9,656 patches; with labels shuffled 2.07 of them are still there.
+codes leaves nearly all pixel variance and tells of pictures what clusters of their pixels do not. ett_nano unmerged,
+688 codes: 8.78 bits, 60.8 % left, colour 0.605 (0.121), against 30.6 % and 1.182 (0.236) of k-means. Plug-in alone
+would have said 2.24 bits of colour for vq_nano's 6,901 codes of 9,656 patches; with labels shuffled 2.07 are there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
