@@ -1,9 +1,9 @@
 """Text as pictures, for tokenizers that see and not spell (Pixel Sentence Representation Learning, arXiv:2402.08183).
 
 Black on white, one line: the same bytes for the same text, font, Pillow and FreeType. Pillow's own font needs no file
-and draws 111 characters: printable ASCII and « » ‹ › ‘ ’ “ ” … ™ © ° ± ´ · ⁄; not é, and no other script. All else needs
-a font file of yours. What tokenizers make of such pictures under typos: `vistok.metrics.typo_similarity`. B texts, H x W
-pixels.
+and draws 111 characters: printable ASCII and « » ‹ › ‘ ’ “ ” … ™ © ° ± ´ · ⁄; not é, and no other script. All else
+needs a font file of yours. What tokenizers make of such pictures under typos: `vistok.metrics.typo_similarity`. B
+texts, H x W pixels.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,18 @@ A visual token counts as a sink of a prompt if it is one (`vistok.lvlm.sinks`) i
 each pruner: the share of sinks that are left behind the last layer, over the share of all visual tokens that are left;
 1 is chance. Of the model: accuracy without the sinks, and with the sinks alone, beside as many tokens drawn at random.
 
-Measured with `sink_report` on micro_lvlm, TABLE
+Measured with `sink_report` on micro_lvlm, 56 test questions about scenes of 144 visual tokens (intervals in brackets):
+2.7 % of the visual tokens are sinks, 0 to 1.6 % in a layer; they draw 3.3 % of the attention on visual tokens and 92 % of
+them show a thing, of all tokens 25 %. They are less like the first token than others are (mean cosine 0.23 against 0.43),
+no activation is massive, the largest being 9.5 medians. These are no sinks as in large models, which throw attention
+away on backgrounds: they are read, and few as they are, answers need them.
+
+    answers                          right          pruner, 25 % of the tokens   left   sinks left   against chance
+    all tokens                       94.6 (85-98)   random                       25 %   25 %         1.0
+    without sinks                    87.5 (76-94)   todre                        25 %   83 %         3.3
+    without as many at random        94.6 (85-98)   prumerge                     25 %   93 %         3.7
+    sinks only                       42.9 (31-56)   fastv, behind the last layer 15 %   88 %         6.1
+    as many at random only           33.9 (23-47)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -157,7 +168,7 @@ class _Found:
         """The sinks of a batch, [B, N] bool."""
         visual, layers = states.visual, states.sinks(factor)
         own = layers[:, visual].unflatten(1, (len(numbers), -1))
-        sinks = own.any(0)
+        sinks: Tensor = own.any(0)
         self.sinks |= dict(zip(numbers, sinks, strict=True))
         self.visual += int(visual.sum())
         counts = own.flatten(1).sum(1).float()

@@ -1,12 +1,13 @@
 """How near a text with typos stays to itself, by any embedding of texts: rendered and tokenized, or ids of subwords.
 
 Typos as Pixel Sentence Representation Learning (arXiv:2402.08183) perturbs texts, of our choice of kinds: two letters
-swapped, one dropped, doubled or replaced. Embeddings lose their mean over all texts, then cosines are taken; with c of a
-text and its version with typos and o of different texts, both means, kept = (c - o) / (1 - o) is 1 for what no typo
-touches and 0 for what becomes another text. R@1: how often the right text is the nearest of all. B texts, D width.
+swapped, one dropped, doubled or replaced. Embeddings lose their mean over all texts, then cosines are taken; with c
+of a text and its version with typos and o of different texts, both means, kept = (c - o) / (1 - o) is 1 for what no
+typo touches and 0 for what becomes another text. R@1: how often the right text is the nearest of all. B texts, D
+width.
 
-Measured on 41 words about scenes and on 200 captions of two things each, rendered at 16 pixels, tokens averaged; BPE: 400
-subwords trained on 300 other captions, which are whole words on these; kept (R@1) in %:
+Measured on 41 words about scenes and on 200 captions of two things each, rendered at 16 pixels, tokens averaged; BPE:
+400 subwords trained on 300 other captions, which are whole words on these; kept (R@1) in %:
 
     embedding             words, 1 typo   2 typos       captions, 1 typo   2 typos
     BPE ids                2.4 (2.4)      2.4 (2.4)     77.3 (97.5)        65.2 (94.0)
@@ -17,9 +18,9 @@ subwords trained on 300 other captions, which are whole words on these; kept (R@
     mingtok_nano          63.3 (36.6)    59.7 (19.5)    -                  -
     pixels, mean 8x8      63.1 (51.2)    45.9 (31.7)    -                  -
 
-A misspelt word shares no id with itself and looks much as before. In a caption ids lose only the words that are hit, and
-are far better at telling captions apart: averaged tokens of tokenizers that never saw text say little beyond length and
-blackness, and averaged patches of pixels do no worse. Nothing here was trained on text.
+A misspelt word shares no id with itself and looks much as before. In a caption ids lose only the words that are hit,
+and are far better at telling captions apart: averaged tokens of tokenizers that never saw text say little beyond
+length and blackness, and averaged patches of pixels do no worse. Nothing here was trained on text.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,8 +53,10 @@ class TypoSimilarity:
         return (self.cosine - self.others) / (1 - self.others)
 
 
-def typo_similarity(embed: Embed, texts: Sequence[str], typos: Sequence[int] = (1, 2), seed: int = 0) -> list[Any]:
-    """A `TypoSimilarity` for each number of typos. embed: texts -> [B, D], called once with all texts and versions.
+def typo_similarity(
+    embed: Embed, texts: Sequence[str], typos: Sequence[int] = (1, 2), seed: int = 0
+) -> list[TypoSimilarity]:
+    """One for each number of typos. embed: texts -> [B, D], called once with all texts and versions.
 
     Raises: ValueError for fewer than two different texts, or a text without a word of three letters.
     """

@@ -5,8 +5,6 @@ arXiv:2510.22603) trains with answer loss + lambda * decorrelation, which lowers
 token and all others. Here, over the layers l that are given and the valid tokens j = 1..n-1 of every prompt,
     L = mean_lj cos(h_lj, h_l0)^2:
 the square is ours and has its least where both are uncorrelated, not where they point against each other.
-
-TABLE
 """
 
 from collections.abc import Sequence
