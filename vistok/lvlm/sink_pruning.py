@@ -4,11 +4,11 @@ A visual token counts as a sink of a prompt if it is one (`vistok.lvlm.sinks`) i
 each pruner: the share of sinks that are left behind the last layer, over the share of all visual tokens that are left;
 1 is chance. Of the model: accuracy without the sinks, and with the sinks alone, beside as many tokens drawn at random.
 
-Measured with `sink_report` on micro_lvlm, 56 test questions about scenes of 144 visual tokens (intervals in brackets):
-2.7 % of the visual tokens are sinks, 0 to 1.6 % in a layer; they draw 3.3 % of the attention on visual tokens and 92 % of
-them show a thing, of all tokens 25 %. They are less like the first token than others are (mean cosine 0.23 against 0.43),
-no activation is massive, the largest being 9.5 medians. These are no sinks as in large models, which throw attention
-away on backgrounds: they are read, and few as they are, answers need them.
+Measured with `sink_report` on micro_lvlm, 56 test questions about scenes of 144 visual tokens (intervals in
+brackets): 2.7 % of the visual tokens are sinks, 0 to 1.6 % in a layer; 92 % of them show a thing, of all tokens 25 %.
+They are less like the first token than others are (mean cosine 0.23 against 0.43), no activation is massive, the
+largest being 9.5 medians. These are no sinks as in large models, which throw attention away on backgrounds: they are
+read. Without them the model answers 49 questions and not 53, without as many at random 53.
 
     answers                          right          pruner, 25 % of the tokens   left   sinks left   against chance
     all tokens                       94.6 (85-98)   random                       25 %   25 %         1.0
@@ -75,9 +75,10 @@ class KeptSinks:
 class SinkReport:
     """share: of visual tokens that are sinks in some layer; by_layer: in each; massive: of visual tokens in any layer.
 
-    largest_ratio: largest activation of a visual token in medians; attention: what sinks draw of all attention on
-    visual tokens, mean over layers; similarity: mean cosine of sinks and of other visual tokens to the first token,
-    over layers; shown, sinks_shown: share of visual tokens, and of sinks, that show a thing; None if nobody told.
+    largest_ratio: largest activation of a visual token in medians; attention: what sinks draw of what visual tokens
+    receive in shares of even attention, over all layers; similarity: mean cosine of sinks and of other visual tokens
+    to the first token, over layers; shown, sinks_shown: share of visual tokens, and of sinks, that show a thing; None
+    if nobody told.
     """
 
     questions: int
