@@ -105,7 +105,7 @@ def freeze_glyphs(
         model.config.tie_word_embeddings = False
     length = float(embedding.weight.float().norm(dim=1).mean()) if scale is None else scale
     table = length * glyph_table(strings, embedding.weight.shape[1], renderer)
-    rows = embedding.weight.detach().clone()
+    rows: Tensor = embedding.weight.detach().clone()
     rows[: len(table)] = table.to(rows)
     embedding.weight = nn.Parameter(rows, requires_grad=False)
     return rows
