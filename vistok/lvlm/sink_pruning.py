@@ -10,12 +10,19 @@ They are less like the first token than others are (mean cosine 0.23 against 0.4
 largest being 9.5 medians. These are no sinks as in large models, which throw attention away on backgrounds: they are
 read. Without them the model answers 49 questions and not 53, without as many at random 53.
 
-    answers                          right          pruner, 25 % of the tokens   left   sinks left   against chance
-    all tokens                       94.6 (85-98)   random                       25 %   25 %         1.0
-    without sinks                    87.5 (76-94)   todre                        25 %   83 %         3.3
-    without as many at random        94.6 (85-98)   prumerge                     25 %   93 %         3.7
-    sinks only                       42.9 (31-56)   fastv, behind the last layer 15 %   88 %         6.1
-    as many at random only           33.9 (23-47)
+    answers                          right          pruner, 25 % of the tokens   sinks left   against chance
+    all tokens                       94.6 (85-98)   random                       25 %         1.0
+    without sinks                    87.5 (76-94)   tome                         27 %         1.1
+    without as many at random        94.6 (85-98)   divprune                     65 %         2.6
+    sinks only                       42.9 (31-56)   k_center                     68 %         2.7
+    as many at random only           33.9 (23-47)   visionzip                    79 %         3.1
+                                                    cdpruner                     79 %         3.2
+                                                    fastervlm                    82 %         3.3
+                                                    todre                        83 %         3.3
+                                                    sweep                        89 %         3.6
+                                                    prumerge                     93 %         3.7
+    between layers, 15 % left behind the last one:  dart                         62 %         4.3
+                                                    fastv                        88 %         6.1
 """
 
 from collections.abc import Callable, Mapping, Sequence
