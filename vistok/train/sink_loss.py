@@ -4,9 +4,18 @@
 arXiv:2510.22603) trains with answer loss + lambda * decorrelation, which lowers the cosine similarity of the first
 token and all others. Here, over the layers l that are given and the valid tokens j = 1..n-1 of every prompt,
     L = mean_lj cos(h_lj, h_l0)^2:
-the square is ours and has its least where both are uncorrelated, not where they point against each other. Measured on
-56 prompts of micro_lvlm: the mean cosine of visual tokens to the first one is 0.18, 0.24, 0.45, 0.52, 0.54, 0.54, 0.55
-and 0.44 behind its eight layers, 0.75 at most. `vistok.lvlm.sinks` finds the sinks that the loss is against.
+the square is ours and has its least where both are uncorrelated, not where they point against each other.
+
+Measured on micro_lvlm, whose language model was trained on for 30 steps of 8 scenes with 10 questions each (AdamW 3e-4,
+one seed), the loss over the prompt's states behind all eight layers; 448 validation questions, sinks of 28 prompts:
+
+    lambda            L       mean cosine of visual tokens   right     visual tokens that are sinks in some layer
+    before training   0.237   0.44                           94.6 %    2.4 %
+    0                 0.218   0.42                           94.9 %    2.3 %
+    1                 0.005   -0.03                          95.3 %    2.7 %
+
+The states are decorrelated at no cost, and the sinks stay: in this model they show things (`vistok.lvlm.sink_pruning`)
+and were less like the first token than others from the start, so that there was no sink of the paper's kind to lose.
 """
 
 from collections.abc import Sequence
