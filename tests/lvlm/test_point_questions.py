@@ -18,16 +18,15 @@ FAMILY = token_families.depth(16)
 def test_label_and_chain_follow_from_the_depths():
     for question in point_questions(PointTexts(FAMILY), 30):
         words = question.text.split()
-        assert words[:4] == ["what", "is", question.kind, "?"] and len(words) == 4 + 3 * question.points
-        labels = words[4::3]
+        assert words[:4] == ["what", "is", question.kind, "?"] and len(words) == 4 + 2 * question.points
         best = max(question.codes) if question.kind == "nearest" else min(question.codes)
-        names = [f"{color} {shape}" for color, shape in zip(words[5::3], words[6::3], strict=True)]
+        names = [f"{color} {shape}" for color, shape in zip(words[4::2], words[5::2], strict=True)]
         assert question.codes[names.index(question.answer)] == best
         assert list(question.names) == names and question.read(question.codes[:-1]) is None
         assert question.read(question.codes) == question.answer
         spans = [
-            f"{label} far {color} {shape} <DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
-            for label, color, shape, code in zip(labels, words[5::3], words[6::3], question.codes, strict=True)
+            f"far {name} <DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
+            for name, code in zip(names, question.codes, strict=True)
         ]
         assert question.chain == " ".join([*spans, question.kind, question.answer])
 
@@ -45,12 +44,12 @@ def test_generation_says_the_spans_of_points_without_a_conclusion():
     question, answer = texts.generation(layout, 0)
     points, said = question.removeprefix("how far ? ").split(), answer.split()
     depths = {f"{thing.color} {thing.shape}": thing.depth for thing in layout.things}
-    for place in range(len(points) // 3):
-        label, color, shape, begin, code, end = said[7 * place : 7 * place + 1] + said[7 * place + 2 : 7 * place + 7]
-        assert [label, color, shape] == points[3 * place : 3 * place + 3] and said[7 * place + 1] == "far"
+    for place in range(len(points) // 2):
+        far, color, shape, begin, code, end = said[6 * place : 6 * place + 6]
+        assert [color, shape] == points[2 * place : 2 * place + 2] and far == "far"
         expected = min(15, int((7.5 - depths[f"{color} {shape}"]) / 4 * 16))
         assert [begin, code, end] == ["<DEPTH_START>", f"<DEPTH_{expected}>", "<DEPTH_END>"]
-    assert len(said) == 7 * len(points) // 3 and len({texts.generation(layout, number) for number in range(20)}) > 1
+    assert len(said) == 6 * len(points) // 2 and len({texts.generation(layout, number) for number in range(20)}) > 1
 
 
 def test_every_word_is_known_to_the_micro_lvlm():

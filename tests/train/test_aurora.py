@@ -27,7 +27,7 @@ def training(tmp_path):
 
 
 def weights(trainer):
-    return torch.cat([parameter.detach().flatten() for parameter in trainer.trained.values()])
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.host.trained.values()])
 
 
 @pytest.mark.slow
@@ -62,9 +62,9 @@ def test_what_it_writes_is_small_and_answers_as_the_trained_model(training):
             assert torch.equal(value, host.model.state_dict()[name])
     trainer = Trainer(training)
     trainer.resume()
-    trainer.adapted.merge_and_unload()
+    trainer.host.adapted.merge_and_unload()
     for name in ("embedding", "head"):
-        now, then = matrices(host.model)[name], matrices(trainer.model)[name]
+        now, then = matrices(host.model)[name], matrices(trainer.host.model)[name]
         assert torch.allclose(now, then, atol=2e-3)
     questions = point_questions(PointTexts(host.attachment.families[0]), 4)
     own = replacement_test(host, questions, ())[OWN]
@@ -74,20 +74,20 @@ def test_what_it_writes_is_small_and_answers_as_the_trained_model(training):
 def test_slots_label_answers_alone_and_mark_conclusions(training):
     for chain in (True, False):
         trainer = Trainer(replace(training, chain=chain, questions=2))
-        tokenizer, layout = trainer.processor.tokenizer, trainer.layouts[0]
+        tokenizer, layout = trainer.host.processor.tokenizer, trainer.layouts[0]
         for reasoning in (True, False):
             packed = trainer.slots.packed([layout], [reasoning])
             ids, labels = (values.unflatten(1, (2, packed.slot_length))[0, 1] for values in (packed.ids, packed.labels))
             spoken = tokenizer.decode(labels[labels != -100])
-            asked = trainer.texts.question(layout, 1)
-            expected = trainer.texts.generation(layout, 1)[1]
+            asked = trainer.host.texts.question(layout, 1)
+            expected = trainer.host.texts.generation(layout, 1)[1]
             if reasoning:
                 expected = asked.chain if chain else asked.answer
             assert spoken == f"{expected} </s>"
             assert torch.equal(ids[1:][labels[:-1] != -100], labels[labels != -100]), "a token is predicted by the last"
             assert packed.concluding.sum() == 4 * reasoning
             if reasoning:
-                first = trainer.texts.question(layout, 0)
+                first = trainer.host.texts.question(layout, 0)
                 found = tokenizer.convert_ids_to_tokens(packed.labels[packed.concluding].tolist())
                 assert " ".join(found) == f"{first.answer} {asked.answer}"
 

@@ -75,22 +75,23 @@ class PointTexts:
         markers = scene_points(layout, np.random.default_rng((layout.seed, 5, number)))
         if markers is None:
             return None
-        made = self._generation.reasoning(_picture(layout), markers)
+        made = self._generation.reasoning(_picture(layout.seed), markers)
         assert made is not None
         return _asked(made), _said(made)
 
     def question(self, layout: Layout, number: int) -> PointQuestion | None:
         """Which point is nearest (even numbers) or farthest (odd ones). None if the scene has no fitting points."""
         markers = scene_points(layout, np.random.default_rng((layout.seed, 6, number)))
-        if markers is None:
-            return None
-        kind = KINDS[number % 2]
-        records, picture = self._records[kind], _picture(layout)
+        return None if markers is None else self.about(markers, KINDS[number % 2], layout.seed)
+
+    def about(self, markers: Sequence[Marker], kind: str, seed: int = -1) -> PointQuestion:
+        """The question of a kind about points, of the scene of `seed` or, as `made_up_points` are, of none."""
+        records, picture = self._records[kind], _picture(seed)
         direct, chain = records.direct(picture, markers), records.reasoning(picture, markers)
         assert direct is not None and chain is not None
         codes = tuple(nearness_code(marker.depth, len(self.family.codes)) for marker in markers)
         names = tuple(marker.name for marker in markers)
-        return PointQuestion(layout.seed, _asked(direct), _said(direct), _said(chain), names, codes, kind)
+        return PointQuestion(seed, _asked(direct), _said(direct), _said(chain), names, codes, kind)
 
     def _texts(self, question: str, conclusion: str, kind: str = "nearest") -> DepthCoT:
         def span(marker: Marker) -> str:
@@ -101,9 +102,10 @@ class PointTexts:
             direct_answer="{name}",
             reasoning=f"{question} {{points}}",
             reasoning_answer=f"{{readings}}{conclusion}",
-            point="{label} {name}",
+            # Things are told by their names: letters in front of them would be two more hops from code to answer.
+            point="{name}",
             # "far" goes first: a causal model must know what to fetch before it reads of which thing.
-            reading="{label} far {name} {code}",
+            reading="far {name} {code}",
             between=" ",
         )
         return DepthCoT(lambda depth: "", texts, SCENE_RULES, farthest=kind == "farthest", reading=span)
@@ -131,8 +133,8 @@ def level_weights(codes: int, words: Mapping[str, int]) -> tuple[Tensor, Tensor]
     return weights / weights.sum(1, keepdim=True), torch.tensor([words[str(level)] for level in range(1, _LEVELS + 1)])
 
 
-def _picture(layout: Layout) -> DepthPicture:
-    return DepthPicture(f"scene_{layout.seed}", np.empty((0, 0)))  # its map is not asked for
+def _picture(seed: int) -> DepthPicture:
+    return DepthPicture(f"scene_{seed}", np.empty((0, 0)))  # its map is not asked for
 
 
 def _asked(record: Record) -> str:

@@ -24,7 +24,7 @@ from vistok.lvlm.span_rules import SpanRule, depth_rule
 
 OWN = "chain"
 REPLACED = ("oracle", "random", "first_repeat", "constant")
-_PER_POINT, _ANSWER = 7, 4  # new tokens that a point with its span may take, and the answer
+_PER_POINT, _ANSWER = 6, 4  # new tokens that a point with its span may take, and the answer
 
 
 class Said(NamedTuple):

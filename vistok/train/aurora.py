@@ -1,10 +1,11 @@
 """A small vision-language model learns to write depth tokens before it answers (AURORA, arXiv:2412.03548).
 
 New rows for the depth family and LoRA on the language model of `micro_lvlm`; tower, projector and old rows are frozen.
-Generation samples say how far lettered things of a scene are, each as START, one code, END; reasoning samples ask
-which of them is nearest or farthest. With `chain` the answer says the span of every thing first, without it the
-label alone; all else is equal: scenes, questions, order, steps. Few scenes reason and many generate, in the order of
-`CurriculumSampler`. A step follows from its number, so a stopped run goes on as if it had not been.
+Generation samples say how far named things of a scene are, each as START, one code, END; reasoning samples ask which of
+them is nearest or farthest. With `chain` the answer says the span of every thing first, without it the name alone; all
+else is equal: scenes, questions, order, steps. Few scenes reason, many generate, in the order of `CurriculumSampler`.
+To compare codes can be learned before, without pictures (`aurora_conclusions`). A step follows from its number, so a
+stopped run goes on as if it had not been.
 """
 
 import json
@@ -25,10 +26,8 @@ from vistok.train.checkpoint import read_state, write_state
 from vistok.train.curriculum import CurriculumSampler
 from vistok.train.metrics_log import append_row, last_row
 from vistok.train.optimizers import restore
+from vistok.train.perception_adapter import BASE, PerceptionAdapter, rate_factor
 from vistok.train.step_loop import OnStep, run_steps
-
-_BASE = "micro_lvlm"
-_PROJECTIONS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class Training:
     codes: of the depth family. pictures: scenes of generation; reasoning: scenes of reasoning; both from another
     stretch of seeds for every `seed`; questions: of each, in one sequence. fractions: generation's share of each epoch
     of steps * batch / len(fractions) scenes. begin: a run with as many codes and the same rank whose rows and adapter
-    are the start, such as one of generation alone, which all that follow can share. start: of code rows in the head,
-    "words" between the words of distances, "codebook" along one line, as those of the embedding always are. rank: of
+    are the start, such as one of conclusions or of generation alone, which all that follow can share. start: of code
+    rows in the head, "words" between the words of distances, "codebook" along one line, as those of the embedding
+    always are. rank: of
     LoRA. rate: of LoRA; head_rate: of new rows of the head, which start far from where they end; embedding_rate: of
     those of the embedding, low, or they would leave their line before anything compares them; all fall to 0 over the
     last third. conclusion: weight of the loss on the answer alone, which in a chain is two tokens of twenty. features:
@@ -66,6 +66,7 @@ class Training:
     conclusion: float = 1.0
     warmup: int = 20
     clip: float = 1.0
+    bf16: bool = False
     features: str | None = None
     test_questions: int = 240
     seed: int = 0
@@ -92,15 +93,6 @@ class Trainer:
 
     def __init__(self, config: Training) -> None:
         """Raises: ValueError if steps and batch leave no epoch, or the sampler refuses the sets."""
-        from peft import LoraConfig, get_peft_model
-
-        from vistok.lvlm.load import load_lvlm
-        from vistok.lvlm.new_rows import attach
-        from vistok.lvlm.packed_questions import NAME
-        from vistok.lvlm.point_questions import PointTexts
-        from vistok.lvlm.row_training import trainable_token_settings
-        from vistok.lvlm.token_families import depth
-
         self.config, self.out = config, Path(config.out)
         total = config.steps * config.batch // len(config.fractions)
         sets = (config.pictures, max(1, config.reasoning))
@@ -112,34 +104,16 @@ class Trainer:
                 "help, and without reasoning every fraction is 1"
             )
         self.indices = list(self.sampler)
-        self.family = depth(config.codes)
-        self.texts = PointTexts(self.family)
-        first = config.seed * 10 * (config.pictures + config.reasoning)
-        self.layouts = usable_scenes(self.texts, first, config.pictures + config.reasoning, config.questions)
-        self.model, self.processor = load_lvlm(_BASE)
-        self.visual = self._visual()
-        tokenizer = self.processor.tokenizer
-        draw = torch.Generator().manual_seed(config.seed)
-        self.attachment = attach(tokenizer, self.model, [self.family], start=self._start(), generator=draw)
-        self._start_inputs()
-        self.slots = Slots(tokenizer, self.texts, config.questions, chain=config.chain)
-        self.model.requires_grad_(False)
-        self.model.model.language_model.config._attn_implementation = NAME
-        torch.manual_seed(config.seed)
-        settings = trainable_token_settings(self.model, self.attachment)
-        lora = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=_PROJECTIONS, **settings)
-        self.adapted: Any = get_peft_model(self.model, lora)
-        self.trained = {name: p for name, p in self.adapted.named_parameters() if p.requires_grad}
-        self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
-        self.optimizers = [
-            torch.optim.AdamW(
-                [p for name, p in self.trained.items() if part in name], rate, (0.9, 0.95), weight_decay=0.0, fused=True
-            )
-            for part, rate in self.rates.items()
-        ]
+        self.host = PerceptionAdapter(config.codes, config.rank, config.seed, config.start)
         if config.begin is not None:
-            self._take(read_state(Path(config.begin)))
-        self._lead = torch.tensor(tokenizer("user :").input_ids)
+            self.host.begin(config.begin)
+        first = config.seed * 10 * (config.pictures + config.reasoning)
+        scenes = config.pictures + config.reasoning
+        self.layouts = usable_scenes(self.host.texts, first, scenes, config.questions)
+        self.slots = Slots(self.host.processor.tokenizer, self.host.texts, config.questions, chain=config.chain)
+        self.visual = self._visual()
+        self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
+        self.optimizers = self.host.optimizers(self.rates)
         self.step, self.seconds = 0, 0.0
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
@@ -154,13 +128,13 @@ class Trainer:
         reasoning = [index >= config.pictures for index in chosen]
         packed = self.slots.packed([self.layouts[index] for index in chosen], reasoning)
         loss, concluded = self.loss(self.visual[chosen].float(), packed)
-        factor = min(1.0, (self.step + 1) / config.warmup, 3 * (config.steps - self.step) / config.steps)
+        factor = rate_factor(self.step, config.steps, config.warmup)
         for optimizer, rate in zip(self.optimizers, self.rates.values(), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), config.clip)
+        torch.nn.utils.clip_grad_norm_(list(self.host.trained.values()), config.clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
@@ -178,17 +152,20 @@ class Trainer:
         from vistok.lvlm.packed_questions import packed_positions
         from vistok.lvlm.relevance import IGNORED
 
-        embed, items = self.model.get_input_embeddings(), len(visual)
-        sequence = torch.cat((embed(self._lead).expand(items, -1, -1), visual, embed(packed.ids)), 1)
-        prefix, length = len(self._lead) + visual.shape[1], packed.slot_length
-        hidden = self.model.model.language_model(
-            inputs_embeds=sequence,
-            position_ids=packed_positions(items, prefix, packed.ids.shape[1] // length, length),
-            packing=(prefix, length),
-            use_cache=False,
-        ).last_hidden_state[:, prefix:]
+        model, items = self.host.model, len(visual)
+        embed = model.get_input_embeddings()
+        sequence = torch.cat((embed(self.host.lead).expand(items, -1, -1), visual, embed(packed.ids)), 1)
+        prefix, length = len(self.host.lead) + visual.shape[1], packed.slot_length
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+            hidden = model.model.language_model(
+                inputs_embeds=sequence,
+                position_ids=packed_positions(items, prefix, packed.ids.shape[1] // length, length),
+                packing=(prefix, length),
+                use_cache=False,
+            ).last_hidden_state[:, prefix:]
         asked = packed.labels != IGNORED
-        logits, labels, concluding = self.model.lm_head(hidden[asked]), packed.labels[asked], packed.concluding[asked]
+        logits = model.lm_head(hidden[asked].float())
+        labels, concluding = packed.labels[asked], packed.concluding[asked]
         each = F.cross_entropy(logits, labels, reduction="none")
         conclusions = concluding.sum().clamp(min=1)
         concluded = (logits.argmax(-1) == labels)[concluding].sum() / conclusions
@@ -199,7 +176,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
-            "trained": {name: value.detach() for name, value in self.trained.items()},
+            "trained": self.host.state(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         write_state(self.out, state)
@@ -210,19 +187,8 @@ class Trainer:
         if state is None:
             return
         self.step, self.seconds = state["step"], state["seconds"]
-        self._take(state)
+        self.host.take(state["trained"], str(self.out))
         restore(self.optimizers, state["optimizers"])
-
-    def _take(self, state: dict[str, Any] | None) -> None:
-        held = {} if state is None else state["trained"]
-        if {name: value.shape for name, value in held.items()} != {n: p.shape for n, p in self.trained.items()}:
-            raise ValueError(
-                f"{self.config.begin or self.out}: expected the checkpoint of a run with {self.config.codes} codes and "
-                f"rank {self.config.rank}, got {'none' if state is None else 'another'}"
-            )
-        with torch.no_grad():
-            for name, value in held.items():
-                self.trained[name].copy_(value)
 
     def export(self) -> None:
         """Write rows and low-rank matrices to `out/model`, whole or not at all; this ends the training of the object.
@@ -236,41 +202,13 @@ class Trainer:
         folder = self.out / "model"
         partial = folder.with_name(f"model.tmp.{os.getpid()}")
         partial.mkdir(parents=True, exist_ok=True)
-        export_low_rank(partial / ADAPTER, self.adapted)
-        self.adapted.merge_and_unload()
-        export_rows(partial / ROWS, self.model.half(), self.attachment)
-        settings = {"base": _BASE, "family": self.family.name, "chain": self.config.chain}
+        export_low_rank(partial / ADAPTER, self.host.adapted)
+        self.host.adapted.merge_and_unload()
+        export_rows(partial / ROWS, self.host.model.half(), self.host.attachment)
+        settings = {"base": BASE, "family": self.host.family.name, "chain": self.config.chain}
         (partial / SETTINGS).write_text(json.dumps(settings | {"recipe": _recipe(self.config)}, indent=2))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
-
-    def _start(self) -> Any:
-        from vistok.lvlm import row_starts
-        from vistok.lvlm.point_questions import level_weights
-
-        if self.config.start == "codebook":
-            return self._line()
-        return row_starts.anchored(*level_weights(self.config.codes, self.processor.tokenizer.get_vocab()))
-
-    def _line(self) -> Any:
-        from vistok.lvlm import row_starts
-
-        return row_starts.codebook(torch.linspace(-1, 1, self.config.codes)[:, None])
-
-    @torch.no_grad()
-    def _start_inputs(self) -> None:
-        """Codes are read along one line: words of distances were only ever answers, so their rows there say nothing.
-
-        START begins as the colon in front of every answer, END as the end of one: where codes stand, words did.
-        """
-        from vistok.lvlm.new_rows import matrices
-
-        words, codes = self.processor.tokenizer.get_vocab(), self.attachment.maps[self.family.name]
-        embedding = matrices(self.model)["embedding"]
-        old, draw = embedding[: self.attachment.tokens[0]].float(), torch.Generator().manual_seed(self.config.seed)
-        embedding[list(codes.codes)] = self._line()(old, len(codes), draw).to(embedding)
-        for matrix in matrices(self.model).values():
-            matrix[codes.begin[0]], matrix[codes.end[0]] = matrix[words[":"]], matrix[words["</s>"]]
 
     def _visual(self) -> Tensor:
         """Visual tokens of all scenes of the run, kept beside it or where `features` says."""
@@ -281,7 +219,7 @@ class Trainer:
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".tmp.{os.getpid()}")
-            save_file({"visual": visual_tokens(self.model, self.processor, self.layouts)}, partial)
+            save_file({"visual": visual_tokens(self.host.model, self.host.processor, self.layouts)}, partial)
             os.replace(partial, file)
         return load_file(file)["visual"]
 

@@ -1,0 +1,93 @@
+"""Conclusions from given codes: what a step asks, what its loss is over, on from a checkpoint, what is learned."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vistok.train.aurora import Trainer as Aurora
+from vistok.train.aurora import Training as AuroraTraining
+from vistok.train.aurora_conclusions import Trainer, Training, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning", "ignore:Model has.*tie")
+
+
+@pytest.fixture
+def training(tmp_path):
+    return Training(
+        out=str(tmp_path / "run"), rank=1, batch=4, steps=4, pairs=2, warmup=1, test_questions=4, save_every=1,
+        log_every=1,
+    )  # fmt: skip
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.host.trained.values()])
+
+
+def test_steps_begin_with_pairs_far_apart_and_come_to_the_contrast_of_scenes(training):
+    trainer = Trainer(replace(training, pairs=40, batch=8))
+    early = [trainer.questions(step) for step in range(10)]
+    late = [trainer.questions(step) for step in range(40, 60)]
+    assert sum(asked[0].points == 2 for asked in early) > 6 and {asked[0].points for asked in late} == {2, 3}
+    assert all(len({question.points for question in asked}) == 1 for asked in early + late)
+    gaps = [abs(np.subtract(*q.codes)) for steps in (early, late) for asked in steps for q in asked if q.points == 2]
+    wide = [abs(np.subtract(*q.codes)) for asked in early for q in asked if q.points == 2]
+    assert min(wide) >= 5 > min(gaps) >= 1
+    assert trainer.questions(3) == trainer.questions(3) != trainer.questions(4)
+
+
+def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(training):
+    trainer = Trainer(replace(training, bf16=False))
+    asked = trainer.questions(0)
+    ids, (chain, conclusion) = trainer._ids(asked)
+    tokenizer = trainer.host.processor.tokenizer
+    for row, question in zip(ids, asked, strict=True):
+        assert tokenizer.decode(row) == f"{question.text} assistant : {question.chain} </s>"
+        assert tokenizer.decode(row[chain:conclusion]) + f" {question.kind} {question.answer}" == question.chain
+    logits = trainer._logits(ids)
+    alone = trainer._logits(ids[1:2])
+    assert torch.allclose(logits[1], alone[0], atol=1e-4), "questions of a step do not see one another"
+    loss, right = trainer.loss(asked)
+    assert right.shape == (4,) and not right.any(), "nobody has trained it"
+    head = trainer.host.trained["base_model.model.lm_head.token_adapter.trainable_tokens_delta.default"]
+    loss.backward()
+    assert head.grad is not None and head.grad.abs().sum() > 0
+
+
+def test_an_interrupted_run_ends_with_the_same_bits_and_aurora_begins_there(training, tmp_path):
+    whole = Trainer(replace(training, out=str(tmp_path / "whole")))
+    whole.run()
+
+    def interrupt(step, values):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(training).run(interrupt)
+    row = train(training)
+    resumed = Trainer(training)
+    resumed.resume()
+    assert torch.equal(weights(whole), weights(resumed))
+    assert 0 <= row["accuracy"] <= 1 and {"accuracy_2", "accuracy_3", "step"} <= set(row)
+    begun = Aurora(
+        AuroraTraining(
+            out=str(tmp_path / "next"),
+            begin=training.out,
+            rank=1,
+            pictures=2,
+            reasoning=0,
+            questions=1,
+            batch=1,
+            steps=2,
+            fractions=(1.0,),
+            seed=1,
+        )  # fmt: skip
+    )
+    assert torch.equal(weights(begun), weights(whole)), "rows and matrices are those of the conclusions"
+
+
+@pytest.mark.slow
+def test_in_fifty_steps_it_names_things_of_the_list_more_often_than_at_first(training):
+    row = train(replace(training, rank=16, batch=32, steps=50, pairs=50, warmup=10, test_questions=100, log_every=50))
+    assert row["accuracy_2"] > 0.15, "none before, a half by guessing which of two"

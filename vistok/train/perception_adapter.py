@@ -1,0 +1,115 @@
+"""What stages of AURORA train on `micro_lvlm`: new rows for a depth family, and LoRA on the language model.
+
+Tower, projector and old rows are frozen. Stages hand rows and matrices on by their checkpoints.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vistok.train.checkpoint import read_state
+
+BASE = "micro_lvlm"
+_PROJECTIONS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+class PerceptionAdapter:
+    """The base with what is trained around it.
+
+    model, processor: of the base, with the family's rows; attention of the language model is `packed_attention`.
+    adapted: the same in PEFT; trained: its parameters by name; texts: questions with the family's strings; lead: ids
+    in front of the picture.
+    """
+
+    def __init__(self, codes: int, rank: int, seed: int, start: Literal["words", "codebook"] = "words") -> None:
+        """start: of code rows in the head, "words" between words of distances, "codebook" along one line."""
+        from peft import LoraConfig, get_peft_model
+
+        from vistok.lvlm.load import load_lvlm
+        from vistok.lvlm.new_rows import attach
+        from vistok.lvlm.packed_questions import NAME
+        from vistok.lvlm.point_questions import PointTexts
+        from vistok.lvlm.row_training import trainable_token_settings
+        from vistok.lvlm.token_families import depth
+
+        self.codes, self.rank, self.seed = codes, rank, seed
+        self.family = depth(codes)
+        self.texts = PointTexts(self.family)
+        self.model, self.processor = load_lvlm(BASE)
+        tokenizer = self.processor.tokenizer
+        draw = torch.Generator().manual_seed(seed)
+        self.attachment = attach(tokenizer, self.model, [self.family], start=self._start(start), generator=draw)
+        self._start_inputs()
+        self.model.requires_grad_(False)
+        self.model.model.language_model.config._attn_implementation = NAME
+        torch.manual_seed(seed)
+        settings = trainable_token_settings(self.model, self.attachment)
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_PROJECTIONS, **settings)
+        self.adapted: Any = get_peft_model(self.model, lora)
+        self.trained = {name: p for name, p in self.adapted.named_parameters() if p.requires_grad}
+        self.lead = torch.tensor(tokenizer("user :").input_ids)
+
+    def optimizers(self, rates: Mapping[str, float]) -> list[torch.optim.AdamW]:
+        """One for each part of a parameter's name, at its rate."""
+        return [
+            torch.optim.AdamW(
+                [p for name, p in self.trained.items() if part in name], rate, (0.9, 0.95), weight_decay=0.0, fused=True
+            )
+            for part, rate in rates.items()
+        ]
+
+    def state(self) -> dict[str, Tensor]:
+        """What is trained, for a checkpoint."""
+        return {name: value.detach() for name, value in self.trained.items()}
+
+    def begin(self, folder: str | Path) -> None:
+        """Take rows and matrices from the checkpoint of another run. Raises: as `take`."""
+        state = read_state(Path(folder))
+        self.take({} if state is None else state["trained"], str(folder))
+
+    @torch.no_grad()
+    def take(self, held: Mapping[str, Tensor], origin: str) -> None:
+        """Set what is trained. Raises: ValueError naming `origin` if that is not of as many codes and the same rank."""
+        if {name: value.shape for name, value in held.items()} != {n: p.shape for n, p in self.trained.items()}:
+            raise ValueError(
+                f"{origin}: expected the checkpoint of a run with {self.codes} codes and rank {self.rank}, got "
+                f"{'another' if held else 'none'}"
+            )
+        for name, value in held.items():
+            self.trained[name].copy_(value)
+
+    def _start(self, start: str) -> Any:
+        from vistok.lvlm import row_starts
+        from vistok.lvlm.point_questions import level_weights
+
+        if start == "codebook":
+            return self._line()
+        return row_starts.anchored(*level_weights(self.codes, self.processor.tokenizer.get_vocab()))
+
+    def _line(self) -> Any:
+        from vistok.lvlm import row_starts
+
+        return row_starts.codebook(torch.linspace(-1, 1, self.codes)[:, None])
+
+    @torch.no_grad()
+    def _start_inputs(self) -> None:
+        """Codes are read along one line: words of distances were only ever answers, so their rows there say nothing.
+
+        START begins as the colon in front of every answer, END as the end of one: where codes stand, words did.
+        """
+        from vistok.lvlm.new_rows import matrices
+
+        words, codes = self.processor.tokenizer.get_vocab(), self.attachment.maps[self.family.name]
+        embedding = matrices(self.model)["embedding"]
+        old, draw = embedding[: self.attachment.tokens[0]].float(), torch.Generator().manual_seed(self.seed)
+        embedding[list(codes.codes)] = self._line()(old, len(codes), draw).to(embedding)
+        for matrix in matrices(self.model).values():
+            matrix[codes.begin[0]], matrix[codes.end[0]] = matrix[words[":"]], matrix[words["</s>"]]
+
+
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the full rates at a step: up over `warmup` steps, down to 0 over the last third."""
+    return min(1.0, (step + 1) / warmup, 3 * (steps - step) / steps)
