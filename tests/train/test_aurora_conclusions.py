@@ -21,12 +21,17 @@ def training(tmp_path):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    return Trainer(Training(out=str(tmp_path_factory.mktemp("run")), rank=1, batch=8, pairs=40, bf16=False))
+
+
 def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.host.trained.values()])
 
 
-def test_steps_begin_with_pairs_far_apart_and_come_to_the_contrast_of_scenes(training):
-    trainer = Trainer(replace(training, pairs=40, batch=8))
+def test_steps_begin_with_pairs_far_apart_and_come_to_the_contrast_of_scenes(untrained):
+    trainer = untrained
     early = [trainer.questions(step) for step in range(10)]
     late = [trainer.questions(step) for step in range(40, 60)]
     assert sum(asked[0].points == 2 for asked in early) > 6 and {asked[0].points for asked in late} == {2, 3}
@@ -37,8 +42,8 @@ def test_steps_begin_with_pairs_far_apart_and_come_to_the_contrast_of_scenes(tra
     assert trainer.questions(3) == trainer.questions(3) != trainer.questions(4)
 
 
-def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(training):
-    trainer = Trainer(replace(training, bf16=False))
+def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(untrained):
+    trainer = untrained
     asked = trainer.questions(0)
     ids, (chain, conclusion) = trainer._ids(asked)
     tokenizer = trainer.host.processor.tokenizer
@@ -49,7 +54,7 @@ def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(trainin
     alone = trainer._logits(ids[1:2])
     assert torch.allclose(logits[1], alone[0], atol=1e-4), "questions of a step do not see one another"
     loss, right = trainer.loss(asked)
-    assert right.shape == (4,) and not right.any(), "nobody has trained it"
+    assert right.shape == (8,) and not right.any(), "nobody has trained it"
     head = trainer.host.trained["base_model.model.lm_head.token_adapter.trainable_tokens_delta.default"]
     loss.backward()
     assert head.grad is not None and head.grad.abs().sum() > 0

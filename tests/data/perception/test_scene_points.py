@@ -1,9 +1,10 @@
 """Things as points: clear depths, names that fit one thing, labels that say nothing."""
 
 import numpy as np
+import pytest
 
-from vistok.data.perception.scene_points import SCENE_RULES, nearness, nearness_code, scene_points
-from vistok.data.scenes.layout import make_layout
+from vistok.data.perception.scene_points import SCENE_RULES, made_up_points, nearness, nearness_code, scene_points
+from vistok.data.scenes.layout import HELD_OUT, make_layout
 from vistok.data.scenes.questions import named
 
 
@@ -37,3 +38,24 @@ def test_scenes_with_fewer_than_two_names_have_no_points():
 
 def test_codes_are_equal_steps_from_far_to_near():
     assert [nearness_code(value, 4) for value in (0, 0.24, 0.25, 0.76, 1, -0.1, 1.2)] == [0, 0, 1, 3, 3, 0, 3]
+
+
+def test_made_up_points_have_names_of_their_own_and_depths_that_keep_the_contrast():
+    rng = np.random.default_rng(0)
+    drawn_points = [made_up_points(rng, 3, 0.2) for _ in range(200)]
+    nearest = np.zeros(3)
+    for points in drawn_points:
+        depths = [point.depth for point in points]
+        assert len({point.name for point in points}) == 3 == len({point.label for point in points})
+        assert np.diff(sorted(depths)).min() >= 0.2 - 1e-9 and min(depths) >= 0 and max(depths) <= 1
+        nearest[int(np.argmax(depths))] += 1
+    assert nearest.min() > 40, "the place in the list says nothing"
+    held_out = {f"{color} {shape}" for color, shape in HELD_OUT}
+    assert not held_out & {point.name for points in drawn_points for point in points}
+
+
+def test_points_without_room_for_their_contrast_are_refused():
+    rng = np.random.default_rng(0)
+    for count, contrast in ((0, 0.1), (4, 0.1), (3, 0.5)):
+        with pytest.raises(ValueError, match=f"expected 1 to 3 points with room .* got {count} points"):
+            made_up_points(rng, count, contrast)
