@@ -45,15 +45,15 @@ def test_steps_begin_with_pairs_far_apart_and_come_to_the_contrast_of_scenes(unt
 def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(untrained):
     trainer = untrained
     asked = trainer.questions(0)
-    ids, (chain, conclusion) = trainer._ids(asked)
+    ids, (chain, conclusion) = trainer.conclusions.ids(asked)
     tokenizer = trainer.host.processor.tokenizer
     for row, question in zip(ids, asked, strict=True):
         assert tokenizer.decode(row) == f"{question.text} assistant : {question.chain} </s>"
         assert tokenizer.decode(row[chain:conclusion]) + f" {question.kind} {question.answer}" == question.chain
-    logits = trainer._logits(ids)
-    alone = trainer._logits(ids[1:2])
+    logits = trainer.conclusions.logits(ids)
+    alone = trainer.conclusions.logits(ids[1:2])
     assert torch.allclose(logits[1], alone[0], atol=1e-4), "questions of a step do not see one another"
-    loss, right = trainer.loss(asked)
+    loss, right = trainer.conclusions.loss(asked)
     assert right.shape == (8,) and not right.any(), "nobody has trained it"
     head = trainer.host.trained["base_model.model.lm_head.token_adapter.trainable_tokens_delta.default"]
     loss.backward()

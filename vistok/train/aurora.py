@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from vistok.metrics.accuracy import accuracy
 from vistok.train.aurora_samples import Packed, Slots, usable_scenes, visual_tokens
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.curriculum import CurriculumSampler
+from vistok.train.made_up_conclusions import MadeUpConclusions
 from vistok.train.metrics_log import append_row, last_row
 from vistok.train.optimizers import restore
 from vistok.train.perception_adapter import BASE, PerceptionAdapter, rate_factor
@@ -64,6 +66,8 @@ class Training:
     head_rate: float = 2e-2
     embedding_rate: float = 3e-4
     conclusion: float = 1.0
+    made_up: int = 0
+    copied: float = 0.1
     warmup: int = 20
     clip: float = 1.0
     bf16: bool = False
@@ -110,6 +114,7 @@ class Trainer:
         first = config.seed * 10 * (config.pictures + config.reasoning)
         scenes = config.pictures + config.reasoning
         self.layouts = usable_scenes(self.host.texts, first, scenes, config.questions)
+        self.conclusions = MadeUpConclusions(self.host, copied=config.copied, bf16=config.bf16)
         self.slots = Slots(self.host.processor.tokenizer, self.host.texts, config.questions, chain=config.chain)
         self.visual = self._visual()
         self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
@@ -128,6 +133,7 @@ class Trainer:
         reasoning = [index >= config.pictures for index in chosen]
         packed = self.slots.packed([self.layouts[index] for index in chosen], reasoning)
         loss, concluded = self.loss(self.visual[chosen].float(), packed)
+        loss = loss + self._made_up_loss()
         factor = rate_factor(self.step, config.steps, config.warmup)
         for optimizer, rate in zip(self.optimizers, self.rates.values(), strict=True):
             for group in optimizer.param_groups:
@@ -170,6 +176,12 @@ class Trainer:
         conclusions = concluding.sum().clamp(min=1)
         concluded = (logits.argmax(-1) == labels)[concluding].sum() / conclusions
         return each.mean() + self.config.conclusion * each[concluding].sum() / conclusions, concluded
+
+    def _made_up_loss(self) -> Tensor | float:
+        config, rng = self.config, np.random.default_rng((self.config.seed, self.step))
+        if not config.made_up:
+            return 0.0
+        return self.conclusions.loss(self.conclusions.drawn(rng, config.made_up, int(rng.choice((2, 3)))))[0]
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from vistok.data.perception.scene_points import SCENE_RULES, made_up_points
-from vistok.lvlm.point_questions import KINDS, PointQuestion
+from vistok.data.perception.scene_points import SCENE_RULES
+from vistok.lvlm.point_questions import PointQuestion
 from vistok.train.checkpoint import read_state, write_state
+from vistok.train.made_up_conclusions import MadeUpConclusions
 from vistok.train.metrics_log import append_row, last_row
 from vistok.train.optimizers import restore
 from vistok.train.perception_adapter import PerceptionAdapter, rate_factor
@@ -74,8 +73,7 @@ class Trainer:
     def __init__(self, config: Training) -> None:
         self.config, self.out = config, Path(config.out)
         self.host = PerceptionAdapter(config.codes, config.rank, config.seed)
-        vision = self.host.model.config.vision_config
-        self._visual_tokens = (vision.image_size // vision.patch_size) ** 2
+        self.conclusions = MadeUpConclusions(self.host, copied=config.copied, bf16=config.bf16)
         self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
         self.optimizers = self.host.optimizers(self.rates)
         self.step, self.seconds = 0, 0.0
@@ -90,12 +88,12 @@ class Trainer:
         left = max(0.0, 1 - step / max(1, config.pairs))
         pairs = rng.random() < (_EARLY_PAIRS if left else _PAIRS)
         contrast = max(SCENE_RULES.contrast, config.contrast * left) if pairs else SCENE_RULES.contrast
-        return self._drawn(rng, config.batch, 2 if pairs else 3, contrast)
+        return self.conclusions.drawn(rng, config.batch, 2 if pairs else 3, contrast)
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the loss, and which share of its conclusions named the right thing."""
         config = self.config
-        loss, right = self.loss(self.questions(self.step))
+        loss, right = self.conclusions.loss(self.questions(self.step))
         factor = rate_factor(self.step, config.steps, config.warmup)
         for optimizer, rate in zip(self.optimizers, self.rates.values(), strict=True):
             for group in optimizer.param_groups:
@@ -108,32 +106,14 @@ class Trainer:
         self.step += 1
         return {"loss": float(loss.detach()), "concluded": float(right.float().mean())}
 
-    def loss(self, questions: list[PointQuestion]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy [] over conclusions, `copied` times that over other words of chains; right names [B] bool.
-
-        questions: all about as many things, so that all are as long.
-        """
-        ids, ends = self._ids(questions)
-        logits = self._logits(ids)
-        labels = ids[:, 1:]
-        each = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-        places = torch.arange(labels.shape[1])
-        codes = self.host.attachment.maps[self.host.family.name].is_code(labels)
-        concluding = (places >= ends[1] - 1).expand_as(labels)
-        copied = (places >= ends[0] - 1) & ~concluding & ~codes
-        loss = each[concluding].mean() + self.config.copied * each[copied].mean()
-        # The word that was asked for comes first, the end last; the name is what is between.
-        right = (logits[:, ends[1] : -2].argmax(-1) == ids[:, ends[1] + 1 : -1]).all(1)
-        return loss, right
-
     @torch.no_grad()
     def tested(self, count: int) -> dict[str, float]:
         """Share of right conclusions from given codes, of two and of three things, half each."""
         found = {}
         for points in (2, 3):
             rng = np.random.default_rng((_TEST_SEED, self.config.seed, points))
-            asked = self._drawn(rng, max(1, count // 2), points, SCENE_RULES.contrast)
-            found[f"accuracy_{points}"] = float(self.loss(asked)[1].float().mean())
+            asked = self.conclusions.drawn(rng, max(1, count // 2), points, SCENE_RULES.contrast)
+            found[f"accuracy_{points}"] = float(self.conclusions.loss(asked)[1].float().mean())
         return found | {"accuracy": sum(found.values()) / len(found)}
 
     def save(self) -> None:
@@ -154,39 +134,3 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.host.take(state["trained"], str(self.out))
         restore(self.optimizers, state["optimizers"])
-
-    def _drawn(self, rng: np.random.Generator, count: int, points: int, contrast: float) -> list[PointQuestion]:
-        made = [made_up_points(rng, points, contrast) for _ in range(count)]
-        return [self.host.texts.about(points, KINDS[rng.integers(len(KINDS))]) for points in made]
-
-    def _ids(self, questions: list[PointQuestion]) -> tuple[Tensor, tuple[int, int]]:
-        """Ids [B, T] of questions with chains, and where chain and conclusion begin."""
-        tokenizer = self.host.processor.tokenizer
-        rows = [
-            [
-                tokenizer(text, add_special_tokens=False).input_ids
-                for text in (
-                    f"{question.text} assistant :",
-                    question.chain.removesuffix(f" {question.kind} {question.answer}"),
-                    f"{question.kind} {question.answer} {tokenizer.eos_token}",
-                )
-            ]
-            for question in questions
-        ]
-        asked, chain, _ = map(len, rows[0])
-        return torch.tensor([[i for part in row for i in part] for row in rows]), (asked, asked + chain)
-
-    def _logits(self, ids: Tensor) -> Tensor:
-        """[B, T, V] for ids [B, T], each behind the lead and the places of visual tokens that are not there."""
-        host, (count, length) = self.host, ids.shape
-        embed, prefix = host.model.get_input_embeddings(), len(host.lead)
-        own = torch.arange(length).repeat(count) + prefix + self._visual_tokens
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
-            hidden = host.model.model.language_model(
-                inputs_embeds=torch.cat((embed(host.lead), embed(ids).flatten(0, 1)))[None],
-                position_ids=torch.cat((torch.arange(prefix), own))[None],
-                packing=(prefix, length),
-                use_cache=False,
-            ).last_hidden_state[0, prefix:]
-        logits: Tensor = host.model.lm_head(hidden.float()).unflatten(0, (count, length))
-        return logits
