@@ -6,9 +6,10 @@ import torch
 from vistok.data.scenes.layout import make_layout
 from vistok.data.scenes.splits import split_of
 from vistok.lvlm import token_families
+from vistok.lvlm.load import load_lvlm
 from vistok.lvlm.micro import make_tokenizer
 from vistok.lvlm.new_rows import attach
-from vistok.lvlm.point_questions import PointTexts, level_weights, point_questions
+from vistok.lvlm.point_questions import REPEATED, PointTexts, level_weights, point_questions
 
 from .vocabulary_fixtures import llama
 
@@ -28,7 +29,8 @@ def test_label_and_chain_follow_from_the_depths():
             f"far {name} <DEPTH_START> <DEPTH_{code}> <DEPTH_END>"
             for name, code in zip(names, question.codes, strict=True)
         ]
-        assert question.chain == " ".join([*spans, question.kind, question.answer])
+        assert question.chain == " ".join([*spans, question.conclusion])
+        assert question.conclusion == f"{REPEATED[question.kind]} {question.answer}"
 
 
 def test_questions_are_of_the_split_of_both_kinds_at_most_three_a_scene_and_always_the_same():
@@ -71,3 +73,14 @@ def test_code_rows_start_between_levels_the_nearest_at_level_one():
 def test_a_family_without_markers_is_refused():
     with pytest.raises(ValueError, match="'pixel': expected one marker before and one behind codes"):
         PointTexts(token_families.pixel(4))
+
+
+def test_conclusions_repeat_what_was_asked_in_words_that_the_micro_lvlm_can_say():
+    """Words that were never answers have all but one row in its head."""
+    model, processor = load_lvlm("micro_lvlm")
+    words, head = processor.tokenizer.get_vocab(), model.lm_head.weight.detach()
+
+    def apart(first, second):
+        return float((head[words[first]] - head[words[second]]).norm())
+
+    assert apart(*REPEATED.values()) > 5 * apart(*REPEATED)

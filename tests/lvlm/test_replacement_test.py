@@ -44,7 +44,7 @@ def test_batches_of_any_size_give_the_same_answers(host, questions):
 def test_the_answer_is_read_behind_the_last_span(host, questions):
     tokenizer, answers = host.processor.tokenizer, _Answers(host, questions, 3)
     before = tokenizer("far red star <DEPTH_START> <DEPTH_3> <DEPTH_END>", add_special_tokens=False).input_ids
-    behind = tokenizer("farthest red star", add_special_tokens=False).input_ids
+    behind = tokenizer("farther red star", add_special_tokens=False).input_ids
     assert answers.said(before).answer == "" and answers.said(before).codes == (3,)
     assert answers.said(before + behind).answer == answers.said(behind[1:]).answer == "red star"
 

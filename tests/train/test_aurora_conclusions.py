@@ -49,7 +49,7 @@ def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(untrain
     tokenizer = trainer.host.processor.tokenizer
     for row, question in zip(ids, asked, strict=True):
         assert tokenizer.decode(row) == f"{question.text} assistant : {question.chain} </s>"
-        assert tokenizer.decode(row[chain:conclusion]) + f" {question.kind} {question.answer}" == question.chain
+        assert tokenizer.decode(row[chain:conclusion]) + f" {question.conclusion}" == question.chain
     logits = trainer.conclusions.logits(ids)
     alone = trainer.conclusions.logits(ids[1:2])
     assert torch.allclose(logits[1], alone[0], atol=1e-4), "questions of a step do not see one another"

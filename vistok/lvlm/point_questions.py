@@ -21,6 +21,9 @@ from vistok.lvlm.vocabulary import TokenFamily
 
 _LEVELS = 8  # of the words with which micro_lvlm says how far a thing is, 1 the nearest
 KINDS = ("nearest", "farthest")
+# A conclusion repeats what was asked in words that micro_lvlm has given as answers: the rows of its head for those that
+# it never gave ("nearest", "farthest") are all but equal, and its frozen head cannot tell them apart.
+REPEATED = {"nearest": "nearer", "farthest": "farther"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class PointQuestion:
     names: tuple[str, ...]
     codes: tuple[int, ...]
     kind: str
+
+    @property
+    def conclusion(self) -> str:
+        """What the chain says behind its last span."""
+        return f"{REPEATED[self.kind]} {self.answer}"
 
     @property
     def points(self) -> int:
@@ -62,7 +70,7 @@ class PointTexts:
             )
         self.family = family
         # The word that says what to look for stands right before the answer, where a model compares the codes.
-        self._records = {kind: self._texts(f"what is {kind} ?", f" {kind} {{name}}", kind) for kind in KINDS}
+        self._records = {kind: self._texts(f"what is {kind} ?", f" {REPEATED[kind]} {{name}}", kind) for kind in KINDS}
         self._generation = self._texts("how far ?", "")
 
     def span(self, nearness_value: float) -> str:

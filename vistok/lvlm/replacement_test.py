@@ -16,7 +16,7 @@ from vistok.data.scenes.render import render
 from vistok.lvlm.forced_codes import ForcedCodes
 from vistok.lvlm.grammar import PerceptionGrammar
 from vistok.lvlm.perception_model import PerceptionModel
-from vistok.lvlm.point_questions import KINDS, PointQuestion
+from vistok.lvlm.point_questions import REPEATED, PointQuestion
 from vistok.lvlm.prompting import chat_prompt, encode_pictures, feature_inputs
 from vistok.lvlm.scene_questions import scene_side
 from vistok.lvlm.span_replacement import replace_span
@@ -105,7 +105,7 @@ class _Answers:
         text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         ends = [place for place, number in enumerate(ids) if number in self.vocabulary.end]
         conclusion = str(self._tokenizer.decode(ids[ends[-1] + 1 if ends else 0 :], skip_special_tokens=True))
-        words = [word for word in conclusion.split() if word not in KINDS]
+        words = [word for word in conclusion.split() if word not in REPEATED.values()]
         numbers = torch.tensor(ids, dtype=torch.int64)
         codes = self.vocabulary.to_codes(numbers[self.vocabulary.is_code(numbers)]).tolist()
         return Said(text, " ".join(words), tuple(codes))

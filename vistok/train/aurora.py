@@ -41,12 +41,12 @@ class Training:
     of steps * batch / len(fractions) scenes. begin: a run with as many codes and the same rank whose rows and adapter
     are the start, such as one of conclusions or of generation alone, which all that follow can share. start: of code
     rows in the head, "words" between the words of distances, "codebook" along one line, as those of the embedding
-    always are. rank: of
-    LoRA. rate: of LoRA; head_rate: of new rows of the head, which start far from where they end; embedding_rate: of
-    those of the embedding, low, or they would leave their line before anything compares them; all fall to 0 over the
-    last third. conclusion: weight of the loss on the answer alone, which in a chain is two tokens of twenty. features:
-    folder in which visual tokens are kept for other runs, that of the run if not given. test_questions: asked at the
-    end.
+    always are. rank: of LoRA. rate: of LoRA; head_rate: of new rows of the head, which start far from where they end;
+    embedding_rate: of those of the embedding, low, or they would leave their line before anything compares them; all
+    fall to 0 over the last third. conclusion: weight of the loss on the answer alone, which in a chain is two tokens of
+    twenty. made_up: questions of `aurora_conclusions` in every step, or what was learned there would be forgotten;
+    copied: as there. bf16: of products, as autocast. features: folder in which visual tokens are kept for other runs,
+    that of the run if not given. test_questions: asked at the end.
     """
 
     out: str

@@ -57,8 +57,8 @@ class MadeUpConclusions:
                 tokenizer(text, add_special_tokens=False).input_ids
                 for text in (
                     f"{question.text} assistant :",
-                    question.chain.removesuffix(f" {question.kind} {question.answer}"),
-                    f"{question.kind} {question.answer} {tokenizer.eos_token}",
+                    question.chain.removesuffix(f" {question.conclusion}"),
+                    f"{question.conclusion} {tokenizer.eos_token}",
                 )
             ]
             for question in questions
