@@ -92,6 +92,13 @@ def test_slots_label_answers_alone_and_mark_conclusions(training):
                 assert " ".join(found) == f"{first.answer} {asked.answer}"
 
 
+def test_made_up_questions_need_a_chain_and_add_to_the_loss(training):
+    with pytest.raises(ValueError, match="expected made_up 0 with chain: false, got 3"):
+        Trainer(replace(training, chain=False, made_up=3))
+    alone, both = Trainer(training), Trainer(replace(training, made_up=3))
+    assert both.train_step()["loss"] > alone.train_step()["loss"]
+
+
 def test_epochs_without_room_for_reasoning_are_named(training):
     with pytest.raises(ValueError, match="epochs of 2 scenes to have room for all 3 scenes of reasoning, got 0 times"):
         Trainer(replace(training, reasoning=3))

@@ -96,7 +96,12 @@ class Trainer:
     """Model, adapter, optimizer and step of one run; `run()` goes on from the last checkpoint in `out`."""
 
     def __init__(self, config: Training) -> None:
-        """Raises: ValueError if steps and batch leave no epoch, or the sampler refuses the sets."""
+        """Raises: ValueError if steps and batch leave no epoch, the sampler refuses the sets, `made_up` lacks a chain."""
+        if config.made_up and not config.chain:
+            raise ValueError(
+                f"train: expected made_up 0 with chain: false, got {config.made_up}; made-up questions have no "
+                "picture, so without a chain nothing says the answer"
+            )
         self.config, self.out = config, Path(config.out)
         total = config.steps * config.batch // len(config.fractions)
         sets = (config.pictures, max(1, config.reasoning))
