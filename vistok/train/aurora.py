@@ -96,7 +96,7 @@ class Trainer:
     """Model, adapter, optimizer and step of one run; `run()` goes on from the last checkpoint in `out`."""
 
     def __init__(self, config: Training) -> None:
-        """Raises: ValueError if steps and batch leave no epoch, the sampler refuses the sets, `made_up` lacks a chain."""
+        """Raises: ValueError if steps and batch leave no epoch, the sampler refuses the sets, made_up lacks a chain."""
         if config.made_up and not config.chain:
             raise ValueError(
                 f"train: expected made_up 0 with chain: false, got {config.made_up}; made-up questions have no "
