@@ -27,8 +27,7 @@ from vistok.train.checkpoint import read_state, write_state
 from vistok.train.curriculum import CurriculumSampler
 from vistok.train.made_up_conclusions import MadeUpConclusions
 from vistok.train.metrics_log import append_row, last_row
-from vistok.train.optimizers import restore
-from vistok.train.perception_adapter import BASE, PerceptionAdapter, rate_factor
+from vistok.train.perception_adapter import BASE, AdapterOptimizers, PerceptionAdapter
 from vistok.train.step_loop import OnStep, run_steps
 
 
@@ -122,8 +121,7 @@ class Trainer:
         self.conclusions = MadeUpConclusions(self.host, copied=config.copied, bf16=config.bf16)
         self.slots = Slots(self.host.processor.tokenizer, self.host.texts, config.questions, chain=config.chain)
         self.visual = self._visual()
-        self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
-        self.optimizers = self.host.optimizers(self.rates)
+        self.optimizers = AdapterOptimizers(self.host, config)
         self.step, self.seconds = 0, 0.0
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
@@ -139,15 +137,7 @@ class Trainer:
         packed = self.slots.packed([self.layouts[index] for index in chosen], reasoning)
         loss, concluded = self.loss(self.visual[chosen].float(), packed)
         loss = loss + self._made_up_loss()
-        factor = rate_factor(self.step, config.steps, config.warmup)
-        for optimizer, rate in zip(self.optimizers, self.rates.values(), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.host.trained.values()), config.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizers.update(loss, self.step)
         self.step += 1
         return {
             "loss": float(loss.detach()),
@@ -194,7 +184,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "trained": self.host.state(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": self.optimizers.state(),
         }
         write_state(self.out, state)
 
@@ -205,7 +195,7 @@ class Trainer:
             return
         self.step, self.seconds = state["step"], state["seconds"]
         self.host.take(state["trained"], str(self.out))
-        restore(self.optimizers, state["optimizers"])
+        self.optimizers.restore(state["optimizers"])
 
     def export(self) -> None:
         """Write rows and low-rank matrices to `out/model`, whole or not at all; this ends the training of the object.

@@ -17,8 +17,7 @@ from vistok.lvlm.point_questions import PointQuestion
 from vistok.train.checkpoint import read_state, write_state
 from vistok.train.made_up_conclusions import MadeUpConclusions
 from vistok.train.metrics_log import append_row, last_row
-from vistok.train.optimizers import restore
-from vistok.train.perception_adapter import PerceptionAdapter, rate_factor
+from vistok.train.perception_adapter import AdapterOptimizers, PerceptionAdapter
 from vistok.train.step_loop import OnStep, run_steps
 
 _EARLY_PAIRS, _PAIRS = 0.9, 0.4  # share of steps about two things, while contrasts shrink and then
@@ -74,8 +73,7 @@ class Trainer:
         self.config, self.out = config, Path(config.out)
         self.host = PerceptionAdapter(config.codes, config.rank, config.seed)
         self.conclusions = MadeUpConclusions(self.host, copied=config.copied, bf16=config.bf16)
-        self.rates = {"lora_": config.rate, "lm_head": config.head_rate, "embed_tokens": config.embedding_rate}
-        self.optimizers = self.host.optimizers(self.rates)
+        self.optimizers = AdapterOptimizers(self.host, config)
         self.step, self.seconds = 0, 0.0
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
@@ -92,17 +90,8 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the loss, and which share of its conclusions named the right thing."""
-        config = self.config
         loss, right = self.conclusions.loss(self.questions(self.step))
-        factor = rate_factor(self.step, config.steps, config.warmup)
-        for optimizer, rate in zip(self.optimizers, self.rates.values(), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(self.host.trained.values()), config.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizers.update(loss, self.step)
         self.step += 1
         return {"loss": float(loss.detach()), "concluded": float(right.float().mean())}
 
@@ -122,7 +111,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "trained": self.host.state(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": self.optimizers.state(),
         }
         write_state(self.out, state)
 
@@ -133,4 +122,4 @@ class Trainer:
             return
         self.step, self.seconds = state["step"], state["seconds"]
         self.host.take(state["trained"], str(self.out))
-        restore(self.optimizers, state["optimizers"])
+        self.optimizers.restore(state["optimizers"])

@@ -5,15 +5,33 @@ Tower, projector and old rows are frozen. Stages hand rows and matrices on by th
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from vistok.train.checkpoint import read_state
+from vistok.train.optimizers import restore
 
 BASE = "micro_lvlm"
 _PROJECTIONS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+class AdapterRates(Protocol):
+    """Settings of a run that say how fast it learns."""
+
+    @property
+    def rate(self) -> float: ...
+    @property
+    def head_rate(self) -> float: ...
+    @property
+    def embedding_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
 
 
 class PerceptionAdapter:
@@ -51,15 +69,6 @@ class PerceptionAdapter:
         self.adapted: Any = get_peft_model(self.model, lora)
         self.trained = {name: p for name, p in self.adapted.named_parameters() if p.requires_grad}
         self.lead = torch.tensor(tokenizer("user :").input_ids)
-
-    def optimizers(self, rates: Mapping[str, float]) -> list[torch.optim.AdamW]:
-        """One for each part of a parameter's name, at its rate."""
-        return [
-            torch.optim.AdamW(
-                [p for name, p in self.trained.items() if part in name], rate, (0.9, 0.95), weight_decay=0.0, fused=True
-            )
-            for part, rate in rates.items()
-        ]
 
     def state(self) -> dict[str, Tensor]:
         """What is trained, for a checkpoint."""
@@ -110,6 +119,36 @@ class PerceptionAdapter:
             matrix[codes.begin[0]], matrix[codes.end[0]] = matrix[words[":"]], matrix[words["</s>"]]
 
 
-def rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Share of the full rates at a step: up over `warmup` steps, down to 0 over the last third."""
-    return min(1.0, (step + 1) / warmup, 3 * (steps - step) / steps)
+class AdapterOptimizers:
+    """Updates of what an adapter trains: LoRA, new rows of the head and those of the embedding, each at its rate."""
+
+    def __init__(self, host: PerceptionAdapter, rates: AdapterRates) -> None:
+        self.host, self.rates = host, rates
+        self._parts = {"lora_": rates.rate, "lm_head": rates.head_rate, "embed_tokens": rates.embedding_rate}
+        self.optimizers = [
+            torch.optim.AdamW(
+                [p for name, p in host.trained.items() if part in name], rate, (0.9, 0.95), weight_decay=0.0, fused=True
+            )
+            for part, rate in self._parts.items()
+        ]
+
+    def update(self, loss: Tensor, step: int) -> None:
+        """One step down. Rates rise over `warmup` steps, and fall to 0 over the last third."""
+        rates = self.rates
+        factor = min(1.0, (step + 1) / rates.warmup, 3 * (rates.steps - step) / rates.steps)
+        for optimizer, rate in zip(self.optimizers, self._parts.values(), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(self.host.trained.values()), rates.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state(self) -> list[dict[str, Any]]:
+        """For a checkpoint."""
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def restore(self, states: list[dict[str, Any]]) -> None:
+        """Go on from a checkpoint."""
+        restore(self.optimizers, states)
