@@ -42,6 +42,8 @@ SHORTER = {
     "vistok eval probe": "--scenes 20",
     "vistok eval depth": "--scenes 8",
     "vistok eval prune": "--questions 28 --budgets 0.25",
+    "vistok eval codebook": "--scenes 10 --draws 2",
+    "vistok compare tokenizers": "--count 2 --budgets 0.5",
     "vistok compare": "--questions 28 --budgets 0.25",
 }
 
@@ -72,8 +74,8 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(folder: Path) -> None:
 
 
 def test_the_store_commands_of_the_readme_run_in_order(folder: Path) -> None:
-    lines = [line for line in COMMANDS if re.match(r"vistok (encode|store|decode)", line)]
-    assert len(lines) == 10
+    lines = [line for line in COMMANDS if re.match(r"vistok (encode|store|decode|report)", line)]
+    assert len(lines) == 11
     for line in lines:
         run(line)
     assert len(list((folder / "pictures").glob("*.png"))) == 2
@@ -81,7 +83,7 @@ def test_the_store_commands_of_the_readme_run_in_order(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_other_commands_of_the_readme_run(folder: Path) -> None:
-    lines = [line for line in COMMANDS if re.match(r"vistok (?!encode|store|decode)", line)]
+    lines = [line for line in COMMANDS if re.match(r"vistok (?!encode|store|decode|report)", line)]
     assert len(lines) >= 6
     for line in lines:
         run(line)
