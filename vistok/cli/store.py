@@ -163,6 +163,37 @@ def export(
     _write(json, facts)
 
 
+def windows(
+    src: str,
+    out: str,
+    *,
+    bits: int = 128,
+    levels: list[int] | None = None,
+    model: str | None = None,
+    json: str | None = None,
+) -> None:
+    """Copy a store of ids and add their windows of equal bits by arithmetic coding, the column "windows" of its rows.
+
+    Args:
+        src: folder of the store.
+        out: folder of the new one.
+        bits: of a window, a multiple of 16.
+        levels: alphabets of the digits of an id, such as 8 8 8 5 5 5 for vq_nano; left out = digits of at most 16.
+        model: store with windows whose model to use; left out = one is fitted on SRC.
+        json: file to write the numbers to.
+    """
+    from vistok.data.store import TokenStore
+    from vistok.data.window_column import WindowColumn, add_windows
+
+    if levels is not None and model is not None:
+        raise ValueError("windows: expected --levels or --model, got both; a model has its digits")
+    known = None if model is None else WindowColumn(TokenStore(model)).model
+    summary = add_windows(src, out, bits=bits, sizes=None if levels is None else tuple(levels), model=known)
+    facts = {**asdict(summary), "ids_per_window": round(summary.ids_per_window, 2)}
+    _print_facts(out, facts)
+    _write(json, facts)
+
+
 def _fractions(parts: list[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in parts:
@@ -215,4 +246,5 @@ COMMAND = {
     "split": split,
     "diff": diff,
     "export": export,
+    "windows": windows,
 }

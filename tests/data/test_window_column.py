@@ -1,0 +1,63 @@
+"""Windows as a column of a store: ids come back without the stored ones, the store stays sound, a run goes on."""
+
+import json
+
+import pytest
+import torch
+
+from vistok.cli.main import main
+from vistok.data.store import TokenStore
+from vistok.data.verify import verify_store
+from vistok.data.window_column import WindowColumn, add_windows
+
+from .store_fixtures import write_store
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_store(tmp_path / "ids", [[3, 200], [], [1, 40]])
+
+
+def test_ids_come_back_from_windows_alone(source, tmp_path):
+    summary = add_windows(source.path, tmp_path / "windows", bits=64, sizes=(10, 10, 9))
+    store = TokenStore(tmp_path / "windows")
+    column = WindowColumn(store)
+    assert len(column) == len(source) == 4
+    for index, tokens in enumerate(source):
+        assert torch.equal(column.ids(index), tokens.indices[0])
+        assert torch.equal(store[index].indices, tokens.indices)
+    assert summary.ids == 244 and summary.windows == sum(len(column.words(index)) for index in range(4))
+    assert summary.window_bytes == 8 * summary.windows < summary.raw_bytes == 488
+    assert column.words(-1).tolist() == column.words(3).tolist()
+
+
+def test_the_new_store_is_sound_and_one_that_was_interrupted_is_finished(source, tmp_path):
+    out = tmp_path / "windows"
+    first = add_windows(source.path, out)
+    assert verify_store(out) == {}
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and "lock" not in path.name}
+    (out / "commits" / "00002.json").unlink()
+    assert add_windows(source.path, out) == first
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_the_command_takes_the_model_of_another_store(source, tmp_path):
+    add_windows(source.path, tmp_path / "one")
+    numbers = tmp_path / "numbers.json"
+    arguments = ["store", "windows", str(source.path), str(tmp_path / "two"), "--model", str(tmp_path / "one")]
+    assert not main([*arguments, "--json", str(numbers)])
+    assert json.loads(numbers.read_text())["ids"] == 244
+    models = [WindowColumn(TokenStore(tmp_path / name)).model.record() for name in ("one", "two")]
+    assert models[0] == models[1]
+
+
+def test_what_has_no_windows_and_what_cannot_have_any_is_told(source, tmp_path):
+    with pytest.raises(ValueError, match="expected a store with windows"):
+        WindowColumn(source)
+    add_windows(source.path, tmp_path / "one")
+    with pytest.raises(ValueError, match="expected a store without windows"):
+        add_windows(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(ValueError, match="was made by another plan"):
+        add_windows(source.path, tmp_path / "one", bits=64)
+    with pytest.raises(ValueError, match="at least one sample"):
+        add_windows(write_store(tmp_path / "empty", [[]]).path, tmp_path / "none")
