@@ -190,11 +190,10 @@ class Trainer:
         """bits, name_* and draw_* of one copy."""
         held = self.held_out
         nats = [
-            digit_losses(model.unembed(model(digits)[1]), shifted(digits, 1), model.sizes)[
-                :, -held.ids.shape[1] - 1 : -1
-            ]
+            digit_losses(model.unembed(model(digits)[1]), shifted(digits, 1), model.sizes)
             for digits in sequences(held.ids, held.shown, self.sizes, False).split(_BATCH)
         ]
+        of_picture = torch.cat(nats)[:, -held.ids.shape[1] - 1 : -1]
         said = torch.cat([model.name(ids) for ids in held.ids.split(_BATCH)])
         right = (said == held.shown).float().mean(0).tolist()
         named = {f"name_{name}": value for name, value in zip(ATTRIBUTES, right, strict=True)}
