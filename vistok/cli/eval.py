@@ -22,6 +22,7 @@ from vistok.cli._eval_probe import probe
 from vistok.cli._eval_prune import prune
 from vistok.cli._eval_retrieval import retrieval
 from vistok.cli._eval_vqt import vqt
+from vistok.cli._eval_watermark import watermark
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import sample_path
 from vistok.layers.preprocess import Preprocess
@@ -188,4 +189,5 @@ COMMAND = {
     "prune": prune,
     "retrieval": retrieval,
     "vqt": vqt,
+    "watermark": watermark,
 }
