@@ -10,7 +10,42 @@ picture that does not know the key therefore matches at each place with chance e
 whichever places are read, so matches of n places are Binomial(n, 1 / k): `threshold` is the exact one for the
 false-positive rate that is stated, and p values are exact. The paper tests with a normal approximation.
 
-RESULTS
+vq_nano, photographs: four of scikit-image that neither tokenizer nor net was trained on, centre 256 px, 1024 tokens,
+k = 2, found at a rate of at most 1e-3; scenes: 20 of the test split, 256 px. Share of marked places whose class is
+right, and of pictures found, behind 8 bits and encoding again / JPEG 90 / 75 / 50:
+
+| photographs, places | tokens | dB lost | right, % | found, % |
+|---|---|---|---|---|
+| by the key | 32 | 0.02 | 83 / 82 / 80 / 76 | 75 / 75 / 75 / 50 |
+| learned | 32 | 0.06 | 89 / 92 / 89 / 88 | 100 / 100 / 100 / 100 |
+| by the key | 64 | 0.05 | 82 / 82 / 79 / 75 | 75 / 75 / 75 / 75 |
+| learned | 64 | 0.11 | 89 / 90 / 89 / 89 | 100 / 100 / 100 / 100 |
+| by the key | 128 | 0.11 | 85 / 86 / 82 / 81 | 100 / 100 / 75 / 100 |
+| learned | 128 | 0.23 | 91 / 90 / 90 / 88 | 100 / 100 / 100 / 100 |
+| by the key | 256 | 0.26 | 87 / 85 / 83 / 81 | 100 / 100 / 100 / 100 |
+| learned | 256 | 0.44 | 91 / 90 / 89 / 87 | 100 / 100 / 100 / 100 |
+
+| scenes, places | tokens | dB lost | right, % | found, % |
+|---|---|---|---|---|
+| by the key | 32 | 0.02 | 82 / 82 / 79 / 75 | 55 / 60 / 45 / 40 |
+| learned | 32 | 0.06 | 88 / 86 / 84 / 83 | 85 / 80 / 75 / 70 |
+| by the key | 64 | 0.04 | 85 / 83 / 82 / 77 | 90 / 90 / 85 / 75 |
+| learned | 64 | 0.12 | 89 / 89 / 87 / 85 | 100 / 100 / 100 / 100 |
+| by the key | 128 | 0.10 | 85 / 84 / 82 / 78 | 95 / 95 / 95 / 90 |
+| learned | 128 | 0.22 | 90 / 89 / 88 / 85 | 100 / 100 / 100 / 100 |
+
+Eight bits over 64 tokens of the scenes are read right in 96 / 96 / 94 / 89 % by the key's places and 97 / 98 / 98 /
+96 % by learned ones. A detector chooses 84 to 93 % of the embedder's places again. At equal tokens learned places last
+longer and cost about twice the decibels, for what lasts is what shows: at equal loss (32 learned against 64 of the key)
+they win on the photographs and lose by some points on the scenes. False positives, 20,000 trials of wrong keys on
+unmarked scenes: at 32 tokens (26 matches or more, by chance 2.7e-4) 2.5e-4 by the key's places and 2.0e-4 by learned
+ones, at 64 (45, 7.8e-4) 8.0e-4 and 7.5e-4.
+
+Tried: a changed id lasts in half of the cases only (the 82 % count those that were right before), since the decoder
+smooths it into its neighbourhood. Pushing such codes further for five rounds gained 3 points; classes of k-means
+clusters of the codebook (4096), 128 tokens, are less right, 79 / 79 / 75 / 71 and 88 / 86 / 83 / 77 %; classes by any
+one FSQ channel but the first (whose parity id mod 2 is) as well. Whoever moves the picture by some pixels moves the
+grid of tokens, and the mark is gone; nothing here finds the grid again.
 """
 
 import hashlib

@@ -4,7 +4,22 @@ One net of `vistok.layers.joint_diffusion` per arm, of one size and for as many 
 behind vq_nano, told by four words. "ids" sees and predicts masked ids, "vectors" noised codes, "joint" both, for half
 of the pictures each at its own time (so that it can also be asked with one part pure noise), else at one time.
 
-RESULTS
+The recipe's 500 steps per arm (2000 pictures of 64 pixels, 200 held out, one seed; one standard error of a share is 2
+to 3.5 points): bits a token at most, the vectors pure noise; error of the velocity, the ids masked; % drawn as told:
+
+| arm | bits | error | size | texture | colour | shape |
+|---|---|---|---|---|---|---|
+| ids | 13.18 | | 89.5 | 34.0 | 90.5 | 21.0 |
+| vectors | | 1.223 | 82.5 | 35.5 | 81.0 | 23.0 |
+| joint, by its ids | 13.54 | 1.299 | 78.0 | 36.0 | 83.0 | 20.5 |
+| joint, by its vectors | | | 76.5 | 33.5 | 81.0 | 20.5 |
+| joint, each part seen at the other's time | 9.24 | 0.643 | | | | |
+| real pictures, read by the judge | | | 93.0 | 87.0 | 100.0 | 48.5 |
+
+So at equal steps both at once is not better here than ids alone, in bits or in what is drawn (colour 83 against 90.5 %):
+one small net shares its steps between two tasks. That each part helps the other where it is seen (9.24 bits, 0.643)
+is no gain by itself, for vectors of this tokenizer are the codes of the ids: they tell the same thing twice, where the
+paper takes them from a pretrained encoder. Texture and shape are near chance (33 and 17) in all arms.
 """
 
 import os

@@ -5,7 +5,9 @@ Each step marks a random part of the tokens of photographs' crops for a key of i
 they are or compresses them, and encodes them again. What each marked token has become is the label, once for the ids
 that an embedder sees and once for those that a detector sees, so that both choose alike. The tokenizer is frozen.
 
-RESULTS
+The recipe (41 photographs, 6 held out) of 250 steps: of the marked tokens of photographs never trained on 75 % keep
+their class, of those among the sixteenth with the highest scores 88 %. What that is worth stands in
+`vistok.codecs.watermark`. The tokenizer itself has seen all of these photographs.
 """
 
 import os
