@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -78,7 +79,7 @@ def watermark(
         soft_wrap=True,
     )
     if json is not None:
-        facts = {"tokenizer": name, "checkpoint": checkpoint, "pictures": len(pictures), "crop": crop}
+        facts: dict[str, Any] = {"tokenizer": name, "checkpoint": checkpoint, "pictures": len(pictures), "crop": crop}
         facts |= {"modulus": modulus, "clusters": clusters, "rate": rate, "message": message}
         write_json(json, {**facts, "results": [asdict(row) | {"false_rate": row.false_rate} for row in results]})
 

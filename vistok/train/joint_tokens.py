@@ -16,9 +16,9 @@ to 3.5 points): bits a token at most, the vectors pure noise; error of the veloc
 | joint, each part seen at the other's time | 9.24 | 0.643 | | | | |
 | real pictures, read by the judge | | | 93.0 | 87.0 | 100.0 | 48.5 |
 
-So at equal steps both at once is not better here than ids alone, in bits or in what is drawn (colour 83 against 90.5 %):
+So at equal steps both at once is not better here than ids alone, in bits or in drawing (colour 83 against 90.5 %):
 one small net shares its steps between two tasks. That each part helps the other where it is seen (9.24 bits, 0.643)
-is no gain by itself, for vectors of this tokenizer are the codes of the ids: they tell the same thing twice, where the
+is no gain of itself, for vectors of this tokenizer are the codes of the ids: they tell the same thing twice, where the
 paper takes them from a pretrained encoder. Texture and shape are near chance (33 and 17) in all arms.
 """
 
