@@ -8,7 +8,8 @@ here `SurvivalNet`), or by the key itself.
 For a token at place i: wanted class = (pad_i + message_{i mod b}) mod k, pad_i uniform from SHAKE-256 of the key. A
 picture that does not know the key therefore matches at each place with chance exactly 1 / k, whatever it shows and
 whichever places are read, so matches of n places are Binomial(n, 1 / k): `threshold` is the exact one for the
-false-positive rate that is stated, and p values are exact. The paper tests with a normal approximation.
+false-positive rate that is stated, and p values are exact. The chance is that of keys: under one key, pictures of the
+same ids are right or wrong together. The paper tests with a normal approximation.
 
 vq_nano, photographs: four of scikit-image that neither tokenizer nor net was trained on, centre 256 px, 1024 tokens,
 k = 2, found at a rate of at most 1e-3; scenes: 20 of the test split, 256 px. Share of marked places whose class is
