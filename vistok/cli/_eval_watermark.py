@@ -55,6 +55,7 @@ def watermark(
         checkpoint: weights other than the preset's own.
         json: file to write the numbers to.
     """
+    said = None if message is None else _symbols(message)
     model = make_tokenizer(name, pretrained=checkpoint is None, checkpoint=checkpoint)
     if hasattr(model, "eval"):
         model.eval()
@@ -63,7 +64,6 @@ def watermark(
     mark = Watermark(codebook, key, modulus, classes)
     scorers = {"key": None} | ({} if places is None else {"learned": load_scorer(places)})
     pictures = _pictures(images, crop)
-    said = None if message is None else _symbols(message)
     results = [
         measure_watermark(model, pictures, mark, Marking(label, count, scorer), message=said, rate=rate, keys=keys)
         for count in tokens or [64, 256]

@@ -155,7 +155,8 @@ class Trainer:
         """Standardised vectors [B, N, C] -> ids [B, N] of the nearest codes."""
         mean, std = self.scale
         codes = self.tokenizer.quantizer.lookup(torch.arange(self.tokenizer.codebook_sizes[0]))
-        return nearest_code((vectors * std + mean).flatten(0, 1), codes).unflatten(0, vectors.shape[:2])
+        found: Tensor = nearest_code((vectors * std + mean).flatten(0, 1), codes)
+        return found.reshape(vectors.shape[:2])
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """All arms one after another, from one start; returns what each has learned."""
