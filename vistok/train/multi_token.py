@@ -198,7 +198,7 @@ class Trainer:
         right = (said == held.shown).float().mean(0).tolist()
         named = {f"name_{name}": value for name, value in zip(ATTRIBUTES, right, strict=True)}
         return {
-            "bits": float(torch.cat(nats)[:, of_picture].mean()) / _NATS_PER_BIT,
+            "bits": float(of_picture.mean()) / _NATS_PER_BIT,
             **named,
             **self.read(drawn, "draw"),
         }
