@@ -28,6 +28,7 @@ def test_ids_come_back_from_windows_alone(source, tmp_path):
         assert torch.equal(store[index].indices, tokens.indices)
     assert summary.ids == 244 and summary.windows == sum(len(column.words(index)) for index in range(4))
     assert summary.window_bytes == 8 * summary.windows < summary.raw_bytes == 488
+    assert summary.model_bytes == len(column.model.record()["frequencies"]) > 0
     assert column.words(-1).tolist() == column.words(3).tolist()
 
 

@@ -32,7 +32,10 @@ FIELD = pa.field("windows", pa.list_(pa.uint16()))
 
 @dataclass(frozen=True)
 class WindowSummary:
-    """raw_bytes: of the ids as uint16; window_bytes: of the windows; zstd_bytes: of each sample's ids at level 19."""
+    """raw_bytes: of the ids as uint16; window_bytes: of the windows; zstd_bytes: of each sample's ids at level 19.
+
+    model_bytes: of the model in dataset.json. One fitted on the store itself knows its ids: count it for a small store.
+    """
 
     samples: int
     ids: int
@@ -41,6 +44,7 @@ class WindowSummary:
     raw_bytes: int
     window_bytes: int
     zstd_bytes: int
+    model_bytes: int
     plan_hash: str
 
     @property
@@ -83,7 +87,9 @@ def add_windows(
     samples = sum(record["n_samples"] for record in store.commits.values())
     ids, windows, squeezed = sums.tolist()
     size = windows * bits // 8
-    return WindowSummary(samples, ids, windows, bits, 2 * ids, size, squeezed, dataset["plan_hash"])
+    return WindowSummary(
+        samples, ids, windows, bits, 2 * ids, size, squeezed, len(told["frequencies"]), dataset["plan_hash"]
+    )
 
 
 class WindowColumn:
