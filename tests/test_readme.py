@@ -42,6 +42,7 @@ SHORTER = {
     "vistok eval probe": "--scenes 20",
     "vistok eval depth": "--scenes 8",
     "vistok eval prune": "--questions 28 --budgets 0.25",
+    "vistok eval watermark": "--crop 64 --tokens 16 --keys 2",
     "vistok eval codebook": "--scenes 10 --draws 2",
     "vistok compare tokenizers": "--count 2 --budgets 0.5",
     "vistok compare": "--questions 28 --budgets 0.25",
@@ -75,7 +76,7 @@ def test_the_python_of_the_readme_runs_from_top_to_bottom(folder: Path) -> None:
 
 def test_the_store_commands_of_the_readme_run_in_order(folder: Path) -> None:
     lines = [line for line in COMMANDS if re.match(r"vistok (encode|store|decode|report)", line)]
-    assert len(lines) == 11
+    assert len(lines) == 12
     for line in lines:
         run(line)
     assert len(list((folder / "pictures").glob("*.png"))) == 2
