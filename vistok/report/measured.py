@@ -19,7 +19,7 @@ _ARXIV = re.compile(r"arXiv[: ]*(\d{4}\.\d{4,5})")
 
 
 class Measured(NamedTuple):
-    """One line: what was measured, the papers by arXiv number, the command that measured, and what it found."""
+    """One line: what was measured, its first papers by arXiv number, the command that measured, and what it found."""
 
     name: str
     papers: list[str]
@@ -72,7 +72,7 @@ def _method_papers(kind: str, name: str) -> list[str]:
 
 
 def _papers(text: str) -> list[str]:
-    return list(dict.fromkeys(_ARXIV.findall(text)))
+    return list(dict.fromkeys(_ARXIV.findall(text)))[:_PAPERS]
 
 
 def _points(share: float) -> str:
@@ -81,10 +81,10 @@ def _points(share: float) -> str:
 
 def _tokenizer(result: dict[str, Any]) -> str:
     means = result["means"]
-    psnr, bits = (mean(row[key] or 0 for row in result["images"]) for key in ("psnr", "bits_per_pixel"))
-    rate = f"{bits:.3g} bits a pixel" if bits else "continuous tokens"
-    jpeg = "" if means["jpeg_psnr"] is None else f"; JPEG of as many bytes {means['jpeg_psnr']:.1f} dB"
-    return f"{len(result['images'])} photographs: {psnr:.1f} dB at {rate}{jpeg}"
+    bits, jpeg = means["bits_per_pixel"], means["jpeg_psnr"]
+    rate = "continuous tokens" if bits is None else f"{bits:.3g} bits a pixel"
+    beside = "" if jpeg is None else f"; JPEG of as many bytes {jpeg:.1f} dB"
+    return f"{len(result['images'])} photographs: {means['psnr']:.1f} dB, {rate}{beside}"
 
 
 def _adaptive(result: dict[str, Any]) -> str:
@@ -115,7 +115,7 @@ def _perception(result: dict[str, Any]) -> str:
 
 def _vqt(result: dict[str, Any]) -> str:
     rows = [row for row in result["rows"] if row["task"] == "mean" and row["over_linear"] is not None]
-    return "; ".join(
+    return "VQT: " + "; ".join(
         f"{row['readout'].removeprefix('vqt_').replace('t', 'T=')} {row['accuracy']:.1%}, "
         f"{_points(row['over_linear']['mean'])} [{_points(row['over_linear']['low'])}, "
         f"{_points(row['over_linear']['high'])}] to a linear probe"
@@ -142,6 +142,7 @@ def _ett(result: dict[str, Any]) -> str:
 
 
 _PRUNE = "eval prune"
+_PAPERS = 2  # a card names its own method first, then what it builds on
 SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "eval adaptive": _adaptive,
     "eval depth": _depth,
