@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vistok.metrics.token_bits import mask_bits, slot_mask, token_bits
+from vistok.metrics.token_bits import mask_bits, rounded, slot_mask, token_bits
 from vistok.tokens import TokenSpec, TokenTensor
 
 
@@ -53,3 +53,14 @@ def test_a_prefix_costs_far_less_than_a_random_subset_of_the_same_size() -> None
 def test_the_lengths_of_all_masks_make_a_complete_code(slots: int) -> None:
     every: Tensor = (torch.arange(2**slots)[:, None] >> torch.arange(slots)) % 2 == 1
     assert float((2.0 ** -mask_bits(every)).sum()) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_rounded_numbers_lie_within_half_a_step_and_cost_the_entropy_of_each_channel() -> None:
+    embeds = torch.tensor([[[0.04, 2.0], [0.98, 2.1], [77.0, 77.0]], [[1.02, 1.9], [0.1, 2.2], [1.0, 2.0]]])
+    tokens = TokenTensor(TokenSpec("t", 2), embeds=embeds, lengths=torch.tensor([2, 3]))
+    found = rounded(tokens, 0.5)
+    assert torch.equal(found.tokens.embeds, (embeds * 2).round() / 2)
+    # Of the five valid tokens the first channel holds 0, 1, 1, 0, 1, and the second only 2.
+    assert found.bits == pytest.approx(5 * (-0.4 * math.log2(0.4) - 0.6 * math.log2(0.6)))
+    with pytest.raises(ValueError, match="a step > 0"):
+        rounded(tokens, 0.0)

@@ -6,6 +6,8 @@ sent; a prefix of k slots costs about log2 T bits and not log2 (T choose k). B i
 """
 
 import math
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +28,29 @@ def value_bits_of(tokens: TokenTensor, *, value_bits: int = 16) -> Tensor:
     sizes = tokens.spec.codebook_sizes
     each = sum(math.log2(size) for size in sizes) if sizes else float(value_bits * tokens.spec.dim)
     return tokens.valid_lengths.double() * each
+
+
+class Rounded(NamedTuple):
+    """tokens: with numbers that are multiples of a step. bits: of all of them together, without those of slots."""
+
+    tokens: TokenTensor
+    bits: float
+
+
+def rounded(tokens: TokenTensor, step: float) -> Rounded:
+    """Continuous tokens with their numbers rounded to multiples of `step`, and the entropy of what is left.
+
+    bits: sum over channels of T times the entropy of the channel's T rounded numbers, the length of an ideal code whose
+    tables both sides know. Raises: ValueError if there are no embeds, or a step that is not positive.
+    """
+    if tokens.embeds is None or not step > 0:
+        raise ValueError(f"rounded: expected tokens with embeds and a step > 0, got {tokens} and {step}")
+    levels = (tokens.embeds / step).round()
+    bits = 0.0
+    for channel in levels[tokens.mask].T:
+        counts = channel.unique(return_counts=True)[1].double()
+        bits -= float((counts * (counts / counts.sum()).log2()).sum())
+    return Rounded(replace(tokens, embeds=levels * step), bits)
 
 
 def slot_mask(tokens: TokenTensor, slots: int) -> Tensor:
