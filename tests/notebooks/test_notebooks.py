@@ -45,6 +45,7 @@ def test_a_notebook_opens_with_a_question_and_ends_with_asserts(path: Path) -> N
 @pytest.mark.filterwarnings("default")
 def test_a_notebook_runs_from_top_to_bottom_and_draws(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISTOK_FAST", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as all tests: a process for each core is there already
     book = read(path)
     client = NotebookClient(book, timeout=SECONDS, resources={"metadata": {"path": str(path.parent)}})
     client.execute()
