@@ -71,6 +71,8 @@ def train(model, optimizer, stream, steps):
     losses = []
     while len(losses) < steps:
         for portion in stream:
+            if portion.samples < 8:
+                continue  # what is left at the end of an epoch
             ids, starts = portion.tokens["values"], portion.tokens["cu_seqlens"].long()
             places = torch.arange(len(ids)) - starts[:-1].repeat_interleave(starts.diff())
             labels = ids.masked_fill(places == 0, -100)  # nothing says the first id of a picture
