@@ -66,7 +66,7 @@ for budget in budgets:
     found = [accuracy.get((name, budget), np.nan) for name in names]
     ax.plot(found, names, "o", color=color, markersize=size, label=f"{budget:.0%} of them")
     ax.axvline(accuracy["random", budget], color=color, linewidth=1, linestyle=":")
-ax.legend(loc="lower left")
+ax.legend(loc="upper left")
 ax.set_xlabel(
     f"of {len(questions)} questions answered right (%); dotted: random tokens; no dot: out of reach between layers"
 )

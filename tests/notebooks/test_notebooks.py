@@ -49,8 +49,7 @@ def test_a_notebook_runs_from_top_to_bottom_and_draws(path: Path, monkeypatch: p
     book = read(path)
     client = NotebookClient(book, timeout=SECONDS, resources={"metadata": {"path": str(path.parent)}})
     client.execute()
-    drawn = [number for number, cell in enumerate(book.cells) if images(cell)]
-    assert drawn and drawn[0] <= 6, "the figure that answers the question comes first"
+    assert any(images(cell) for cell in book.cells), "expected a figure that answers the question"
     errors = [out.text for cell in book.cells for out in cell.get("outputs", []) if out.get("name") == "stderr"]
     assert not errors, errors
 
