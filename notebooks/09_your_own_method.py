@@ -77,11 +77,11 @@ rows = compare(asking, methods, budgets)
 
 # %%
 figure, ax = plt.subplots()
-for name in ("random", "uniform", "k_center", "outliers"):
+for name, up in {"random": -11, "uniform": 4, "k_center": 4, "outliers": -11}.items():
     own = [row for row in rows if row.method == name]
     x, y = [row.visual_tokens for row in own], [100 * row.score.accuracy for row in own]
     (line,) = ax.plot(x, y, "o-", linewidth=3 if name == "outliers" else 1.5)
-    ax.annotate(name, (x[-1], y[-1]), (-8, -3), textcoords="offset points", ha="right", color=line.get_color())
+    ax.annotate(name, (x[-1], y[-1]), (-8, up), textcoords="offset points", ha="right", color=line.get_color())
 ax.axhline(100 * rows[0].score.accuracy, color="#444444", linewidth=1)
 ax.annotate("all tokens", (x[0], 100 * rows[0].score.accuracy), (0, 5), textcoords="offset points", ha="right")
 ax.set(
