@@ -49,8 +49,9 @@ folder = tempfile.TemporaryDirectory()
 common = {"stages": table, "losses": recipe["losses"], "log_every": 1, "assessed": 64, "threads": 1}
 
 # %% [markdown]
-# First the projector alone learns; then, from that state and on the same scenes, the rest in three ways. So few steps
-# show a direction, not a size; the card of `ett_nano` has the numbers of whole runs.
+# First the projector alone learns; then, from that state and on the same scenes, the rest in three ways. `ett_nano`
+# has been tuned like this before, and so few steps show a direction, not a size: its card has the numbers of whole
+# runs.
 
 # %%
 torch.manual_seed(0)
