@@ -42,8 +42,8 @@ FAST = os.environ.get("VISTOK_FAST") == "1"  # fewer images
 # %%
 backbone = vistok.tokenizer("vit_nano", pretrained=True)
 task, side = "color", 64
-seen = labelled_images(source_of(task), "train", 400 if FAST else 1000, side)
-unseen = labelled_images(source_of(task), "test", 400 if FAST else 1000, side)
+seen = labelled_images(source_of(task), "train", 400 if FAST else 800, side)
+unseen = labelled_images(source_of(task), "test", 400 if FAST else 800, side)
 labels, test_labels = seen.labels[task], unseen.labels[task]
 classes = len(classes_of(task))
 mean, spread = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
