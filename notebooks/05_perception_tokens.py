@@ -33,6 +33,7 @@ from vistok.protocols import Span
 
 plt.style.use("vistok.report.figures")
 logging.disable_progress_bar()
+torch.set_num_threads(1)  # models this small lose time to a second thread
 FAST = os.environ.get("VISTOK_FAST") == "1"  # fewer questions
 
 # %% [markdown]

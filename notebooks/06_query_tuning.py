@@ -33,6 +33,7 @@ from vistok.train.labelled_images import classes_of, labelled_images, source_of
 from vistok.train.standardized_head import standardized
 
 plt.style.use("vistok.report.figures")
+torch.set_num_threads(1)  # models this small lose time to a second thread
 FAST = os.environ.get("VISTOK_FAST") == "1"  # fewer images
 
 # %% [markdown]

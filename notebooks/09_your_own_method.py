@@ -36,6 +36,7 @@ from vistok.protocols import Pruner
 
 plt.style.use("vistok.report.figures")
 logging.disable_progress_bar()
+torch.set_num_threads(1)  # models this small lose time to a second thread
 FAST = os.environ.get("VISTOK_FAST") == "1"  # fewer questions
 
 # %% [markdown]
