@@ -27,12 +27,14 @@ import numpy as np
 import torch
 from transformers import logging
 
+from vistok.data.scenes import render
 from vistok.lvlm import prune
 from vistok.lvlm.load import load_lvlm
 from vistok.lvlm.pruning_methods import find_methods
 from vistok.lvlm.pruning_runs import Asking
 from vistok.lvlm.pruning_table import compare
-from vistok.lvlm.scene_questions import scene_picture, scene_questions, scene_side
+from vistok.lvlm.scene_questions import patch_cover, scene_picture, scene_questions, scene_side
+from vistok.lvlm.sink_pruning import sink_report
 
 plt.style.use("vistok.report.figures")
 logging.disable_progress_bar()
@@ -116,6 +118,31 @@ figure.suptitle(
 )
 plt.show()
 
+# %% [markdown]
+# Some tokens draw attention from everywhere (sinks, arXiv:2510.22603). In large models they show nothing; whether that
+# is so here decides what a pruner may do with them.
+
+
+# %%
+def shows_a_thing(seed):
+    return torch.from_numpy(patch_cover(render(seed, 96).masks, (12, 12)).max(0) >= 0.15)
+
+
+sinks = sink_report(
+    *(model, processor, scene_questions("test", 14), scene_picture(96)),
+    pruners=["random", "todre"],
+    budget=0.25,
+    shown=shows_a_thing,
+)
+print(f"{sinks.share:.1%} of the visual tokens are sinks")
+print(f"{sinks.sinks_shown:.0%} of these show a thing, {sinks.shown:.0%} of all tokens")
+for name, left in sinks.pruners.items():
+    print(f"{name:8} leaves {left.kept:.0%} of all tokens and {left.kept_sinks:.0%} of the sinks")
+figure, ax = plt.subplots(figsize=(6, 2.6))
+ax.bar(range(len(sinks.by_layer)), [100 * share for share in sinks.by_layer])
+ax.set(xlabel="layer", ylabel="sinks (% of tokens)")
+plt.show()
+
 # %%
 assert accuracy["unpruned", 1.0] > 90
 for budget in set(budgets) - {0.5}:
@@ -124,3 +151,4 @@ for budget in set(budgets) - {0.5}:
 assert all(abs(row.visual_tokens - 36) < 1 for row in rows if row.budget == 0.25)
 assert {row.method for row in rows if row.refused} <= set(between_layers)
 assert all(int(places.sum()) == 14 for places in kept.values())
+assert sinks.sinks_shown > sinks.shown and sinks.pruners["todre"].kept_sinks > sinks.pruners["random"].kept_sinks

@@ -31,6 +31,10 @@ from vistok.data.encode import encode_folder
 from vistok.data.mixed_stream import MixedStream
 from vistok.data.scenes import render, seeds_of
 from vistok.data.store import TokenStore
+from vistok.data.window_column import WindowColumn, add_windows
+from vistok.layers.digit_codes import digit_losses
+from vistok.layers.joint_diffusion import JointDenoiser, noised
+from vistok.layers.multi_token_heads import MultiTokenHeads, multi_token_loss, shifted
 from vistok.lvlm.tiny_llama import TinySettings, untrained_llama
 
 plt.style.use("vistok.report.figures")
@@ -137,8 +141,46 @@ epochs = stores[0].iter(batch=10, collate=padded(pad_id=0), shuffle=True, seed=0
 sizes = [tuple(batch["ids"].shape) for batch in epochs]
 print(sizes, "- next epoch:", epochs.state_dict()["epoch"])
 
+# %% [markdown]
+# A store can also keep its ids arithmetic-coded in windows of equal bits, as a column that decodes alone.
+
+# %%
+copy = root / "windows"
+coded = add_windows(root / "small-tokens", copy, bits=128)
+windows = WindowColumn(TokenStore(copy))
+print(
+    f"{coded.ids:,} ids: {coded.windows:,} windows of {coded.window_bytes:,} bytes, a model of {coded.model_bytes:,};"
+)
+print(f"{coded.zstd_bytes:,} by zstd, {coded.raw_bytes:,} raw")
+
+# %% [markdown]
+# Two losses beside that of the next id: heads for the ids behind it, which fade as training goes on (arXiv:2506.07833),
+# and one net that denoises masked ids and noised vectors together (arXiv:2510.03206). `vistok train multi_token` and
+# `joint_tokens` train with them; here they are on one batch.
+
+# %%
+digit_sizes = (8, 8, 8, 5, 5, 5)  # digits of the ids of vq_nano
+torch.manual_seed(0)
+digits = torch.stack([torch.randint(size, (4, 16)) for size in digit_sizes], -1)
+hidden, unembed = torch.randn(4, 16, 32), torch.nn.Linear(32, sum(digit_sizes))
+heads = MultiTokenHeads(32, 4, ahead=3)
+losses = [
+    digit_losses(unembed(states), shifted(digits, place + 1), digit_sizes)[:, : -place - 1].mean()
+    for place, states in enumerate([hidden, *heads(hidden)])
+]
+faded = {done: float(multi_token_loss(losses, beta=0.3, done=done).detach()) for done in (0.0, 0.5, 1.0)}
+print("loss with the ids behind:", "  ".join(f"{done:.0%} of the run {loss:.2f}" for done, loss in faded.items()))
+net = JointDenoiser(digit_sizes, channels=6, tokens=16, width=32, layers=1, heads=4)
+masked, noise, vectors = torch.full((4,), 0.5), torch.full((4,), 0.3), torch.randn(4, 16, 6)
+context, seen = torch.randn(4, 4, 32), noised(digits, vectors, masked, noise)
+joint = net.loss(context, digits, vectors, masked, noise, seen)
+print(f"joint: ids {float(joint.discrete.detach()):.2f} nats a token, vectors {float(joint.continuous.detach()):.2f}")
+
 # %%
 assert before + after == whole
 assert sum(whole[-5:]) < 0.95 * sum(whole[:5])
 assert sorted(draw for portion in shared for draw in portion.draws) == sorted(one.draws)
 assert sum(rows for rows, _ in sizes) == len(stores[0]) and epochs.state_dict()["epoch"] == 1
+assert torch.equal(windows.ids(0), stores[0][0].indices[0])
+assert faded[0.0] > faded[0.5] > faded[1.0] and abs(faded[1.0] - float(losses[0].detach())) < 1e-5
+assert 5 < float(joint.discrete.detach()) < 25  # ln 64,000 = 11.07 for a net that knows nothing
