@@ -38,7 +38,7 @@ def read_annotations(path: Path) -> Annotations:
     reader: Callable[[str], Annotations] = _from_lines if path.suffix == ".jsonl" else _from_coco
     try:
         return reader(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -94,7 +94,10 @@ def _from_coco(text: str) -> Annotations:
         for name in ("images", "annotations", "categories")
     )
     labels = {one.get("id"): str(one.get("name", one.get("id"))) for one in categories}
-    things: dict[Any, list[Thing]] = {one.get("id"): [] for one in images}
+    ids = [one.get("id") for one in images]
+    if not all(isinstance(one, int | str) for one in ids) or len({*ids}) < len(ids):
+        raise ValueError("expected images with an id each, a number or text, and no two with the same")
+    things: dict[Any, list[Thing]] = {one: [] for one in ids}
     for number, one in enumerate(annotations):
         if one.get("image_id") not in things:
             raise ValueError(f"annotation {number}: expected the id of an image, got {one.get('image_id')!r}")
