@@ -55,6 +55,13 @@ def test_two_polygons_are_one_thing_and_one_without_a_centre_is_its_nearest_pixe
     assert thin.sum() == 1 and thin[1, 3]
 
 
+def test_a_polygon_that_lies_elsewhere_is_told_and_one_on_the_edge_is_not():
+    for elsewhere in ([20, 2, 30, 2, 30, 4], [2, -9, 4, -9, 4, -5]):
+        with pytest.raises(ValueError, match="expected corners in the picture of 8 x 6, got"):
+            filled([elsewhere], (6, 8))
+    assert filled([[8.2, 2, 8.4, 2, 8.4, 3]], (6, 8)).nonzero() == (2, 7)
+
+
 def test_outlines_of_any_shape_are_those_of_another_library():
     draw = np.random.default_rng(0)
     for _ in range(10):

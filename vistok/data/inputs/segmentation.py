@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 _FIRST, _MORE, _NEGATIVE, _BITS, _GROUP = 48, 0x20, 0x10, 0x1F, 5
 _LONGEST = 13  # groups of a number: 64 bits
+_SLACK = 1.0  # pixels that an outline may lie over the edge: annotation files round
 
 
 def filled(segmentation: Any, size: tuple[int, int]) -> Mask:
@@ -83,6 +84,8 @@ def _from_polygon(polygon: Any, size: tuple[int, int]) -> Mask:
         for left, right in zip(firsts[::2], firsts[1::2], strict=True):
             mask[row, left:right] = True
     if not mask.any():  # thinner than a pixel, and yet there
+        if (corners.max(0) < -_SLACK).any() or (corners.min(0) > [width + _SLACK, height + _SLACK]).any():
+            raise ValueError(f"polygon: expected corners in the picture of {width} x {height}, got {polygon!r:.80}")
         x, y = np.clip(corners.mean(0), 0, [width - 1, height - 1]).astype(int)
         mask[y, x] = True
     return mask
