@@ -109,6 +109,16 @@ def test_maps_and_outlines_of_another_kind_are_errors_of_their_picture(scenes, c
     assert summary.errors == 2 and "expected polygons or run lengths" in said and "something in every mask" in said
 
 
+def test_a_map_of_another_shape_than_its_picture_is_told_and_one_of_another_scale_is_not(scenes, checkpoint):
+    source = open_input(scenes / "images", masks=MaskMaps(scenes / "masks", MaskCodec("seg128", checkpoint)))
+    Image.new("L", (128, 128), 1).save(scenes / "masks" / "sub" / "0.png")
+    Image.new("L", (64, 96), 1).save(scenes / "masks" / "sub" / "1.png")
+    first, second, *_ = source.entries()
+    assert len(source.read(first).fields["mask_ids"]) == 1
+    with pytest.raises(ValueError, match=r"1.png: expected the picture that was annotated, 64 x 96, .* got 64 x 64"):
+        source.read(second)
+
+
 def test_a_map_of_no_things_gives_no_ids_and_a_palette_its_indices(scenes, checkpoint):
     Image.new("L", (64, 64)).save(scenes / "masks" / "sub" / "0.png")
     source = open_input(scenes / "images", masks=MaskMaps(scenes / "masks", MaskCodec("seg128", checkpoint)))

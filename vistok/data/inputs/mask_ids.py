@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vistok.data.decode_image import MAX_PIXELS
-from vistok.data.inputs.annotations import names_of
+from vistok.data.inputs.annotations import Annotated, names_of
 from vistok.data.inputs.box_ids import annotated_size, annotations_in
 from vistok.data.inputs.kept import Kept
 from vistok.data.inputs.segmentation import filled
@@ -94,8 +94,13 @@ class MaskMaps:
         return next((path for path in places if path.is_file()), None)
 
     def values(self, name: Path, file: Path, content: bytes) -> dict[str, Any]:
-        """The ids of each thing, in the order of its value in the map. Raises: ValueError naming the file."""
+        """The ids of each thing, in the order of its value in the map.
+
+        Raises: ValueError naming the file, or the picture if the map has another shape.
+        """
         instances = read_instances(file)
+        height, width = instances.shape
+        annotated_size(Annotated((height, width), ()), content, str(name))
         found = np.unique(instances[instances != 0]).tolist()
         if len(found) > _MOST_THINGS:
             raise ValueError(f"{file}: expected at most {_MOST_THINGS} things, got {len(found)} values; is it a map?")
