@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import vistok
+from vistok.data.decode_image import MAX_PIXELS
 from vistok.data.encode import encode_folder
 from vistok.data.inputs.box_ids import BoxCodec, BoxLists
 from vistok.data.inputs.open import open_input
@@ -62,6 +63,13 @@ def test_boxes_come_back_from_the_ids_beside_the_tokens(scenes, discrete, tmp_pa
         assert float(overlaps(store.rows[number]["box_ids"], codec, expected).min()) > 0.9
     assert store.rows[3]["box_ids"] is None and store.rows[3]["box_labels"] is None
     assert f"boxes by {codec}" in store.dataset["decoder"]
+
+
+def test_a_picture_of_more_pixels_than_usual_has_boxes_where_it_may_be_encoded(tmp_path):
+    Image.new("1", (MAX_PIXELS // 1000 + 1, 1000)).save(tmp_path / "large.png")
+    (tmp_path / "b.jsonl").write_text('{"file_name": "large.png", "objects": [{"bbox": [0, 0, 100, 1000]}]}')
+    source = open_input(tmp_path, boxes=(str(tmp_path / "b.jsonl"), BoxCodec()))
+    assert source.read(source.entries()[0]).fields["box_ids"] == [[0, 0, 1023, 4]]
 
 
 def test_a_column_of_a_table_gives_the_same_ids_as_a_file(scenes, discrete, tmp_path):

@@ -3,6 +3,7 @@
 Coordinates are parts of the whole picture, upright, whatever a tokenizer crops of it.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def annotations_in(path: Path, kept: Kept) -> Annotations:
 
 def annotated_size(annotated: Annotated, content: bytes, name: str) -> tuple[int, int]:
     """(H, W) that annotations refer to. Raises: ValueError if the picture has another shape."""
-    height, width = picture_size(content, name)
+    # Only a header is read here; how many pixels may be decoded is up to who decodes them.
+    height, width = picture_size(content, name, max_pixels=sys.maxsize)
     if annotated.size is None:
         return height, width
     there_height, there_width = annotated.size
