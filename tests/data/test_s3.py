@@ -8,6 +8,7 @@ import tarfile
 from contextlib import ExitStack
 from dataclasses import replace
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from vistok.bench._local_s3 import local_s3
 from vistok.data.encode import encode_folder, run_plan
 from vistok.data.encode_shard import Schedule
 from vistok.data.encode_together import run_plans
+from vistok.data.inputs.ranged import RemoteFile
 from vistok.data.on_ray import OnRay
 from vistok.data.plan import EncodeSettings, make_plan
 from vistok.data.shard_cache import ShardCache
@@ -144,6 +146,22 @@ def test_tars_and_tables_are_read_from_s3_by_ranges(discrete, photos, server, tm
             assert data_hashes(tmp_path / f"{kind}-s3") == data_hashes(tmp_path / f"{kind}-here")
     finally:
         app.rate = 0.0
+
+
+def test_what_others_write_after_a_listing_is_seen(bucket):
+    other = fsspec.filesystem("s3", skip_instance_cache=True)  # as another process has one
+    files = open_files(f"{bucket}/listed")
+    files.put("shards/first", b"1")
+    assert [found.bytes for found in files.listed("shards")] == [1]
+    before = RemoteFile(files, "shards/first").version
+    other.pipe_file(f"{bucket}/listed/shards/first", b"first")
+    other.pipe_file(f"{bucket}/listed/shards/second", b"second")
+    now = RemoteFile(files, "shards/first")
+    assert now.version != before and now.size == files.size_of("shards/first") == 5
+    files.listed("shards")
+    other.pipe_file(f"{bucket}/listed/shards/third", b"third")
+    files.move("shards/third", "shards/second")
+    assert files.contents(["shards/second", "shards/third"]) == [b"third", None]
 
 
 def test_requests_that_fail_are_repeated(discrete, photos, server, tmp_path):

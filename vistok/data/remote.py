@@ -109,11 +109,21 @@ class RemoteFiles:
                 raise ValueError(f"{name}: expected bytes {start}..{stop}, got {len(content)} of them; {REMEDY}")
         return found
 
+    def info(self, name: str) -> dict[str, Any]:
+        """What the server says of a file given by name. Raises: FileNotFoundError; what the file system raises."""
+        fs, root = self.place()
+
+        def ask() -> dict[str, Any]:
+            fs.invalidate_cache()  # others write there
+            found: dict[str, Any] = fs.info(f"{root}{name.removeprefix(self.url)}")
+            return found
+
+        return self.backoff.run(ask)
+
     def size(self, name: str) -> int:
         """Bytes of a file. Raises: FileNotFoundError naming it."""
-        fs, root = self.place()
         try:
-            return int(self.backoff.run(lambda: fs.size(f"{root}{name.removeprefix(self.url)}")))
+            return int(self.info(name)["size"])
         except FileNotFoundError as error:
             raise _missing(name) from error
 
@@ -178,6 +188,7 @@ class RemoteFiles:
     def move(self, source: str, target: str) -> None:
         """Give an object another name, inside of the server. Raises: OSError naming it."""
         fs, root = self.place()
+        fs.invalidate_cache()  # another process may have written it since a listing
         try:
             self.backoff.run(lambda: fs.cp_file(f"{root}/{source}", f"{root}/{target}"))
         except Exception as error:

@@ -76,14 +76,8 @@ class RemoteFile:
 
     @cached_property
     def _info(self) -> dict[str, Any]:
-        fs, root = self._files.place()
-
-        def ask() -> dict[str, Any]:
-            found: dict[str, Any] = fs.info(f"{root}/{self._name}")
-            return found
-
         try:
-            return self._files.backoff.run(ask)
+            return self._files.info(str(self))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no such object: {self}") from error
         except Exception as error:
