@@ -1,4 +1,9 @@
+import importlib.util
 import io
+import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import fsspec
 import pytest
@@ -63,3 +68,27 @@ def test_a_version_is_of_the_object_and_what_is_not_there_is_named(remote):
     assert version_at(RemoteFile(RemoteFiles("memory://ranged"), "a.bin")) != before == version_at(remote)
     with pytest.raises(FileNotFoundError, match="no such object: memory://ranged/b"):
         _ = RemoteFile(RemoteFiles("memory://ranged"), "b").size
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Knows neither ranges nor checksums, only when a file was changed."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp (extra s3)")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # connections of aiohttp that are open when the server goes
+def test_a_web_server_without_ranges_is_told_and_one_without_checksums_tells_of_a_change(tmp_path):
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            files = RemoteFiles(f"http://127.0.0.1:{server.server_address[1]}")
+            with pytest.raises(ValueError, match=r"/a.bin: .* the server serves no ranges, or .* copy it to a disk"):
+                RemoteFile(files, "a.bin").read(512, 0)
+            before = RemoteFile(files, "a.bin").version
+            os.utime(tmp_path / "a.bin", (1, 1))
+            assert RemoteFile(files, "a.bin").version != before
+        finally:
+            server.shutdown()

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_MARKS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created", "last_modified")
+_MARKS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "created", "last_modified", "Last-Modified")
 
 
 def version_of_object(infos: Iterable[Mapping[str, Any]]) -> int:

@@ -105,8 +105,13 @@ class RemoteFile:
         cut = [(offset, min(offset + size, self.size)) for size, offset in spans]
         try:
             answers = iter(self._files.ranges([(str(self), *span) for span in cut if span[0] < span[1]]))
-        except (ValueError, FileNotFoundError):
+        except FileNotFoundError:
             raise
+        except ValueError as error:
+            raise ValueError(
+                f"{self}: expected the bytes that were asked for, got more or fewer; the server serves no ranges, or "
+                "the file has changed: copy it to a disk, or plan again"
+            ) from error
         except Exception as error:
             raise OSError(f"{self}: cannot be read, {type(error).__name__}: {error}") from error
         return [next(answers) if start < stop else b"" for start, stop in cut]
