@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vistok.cli.main import main
-from vistok.train.vqt_results import Facts, Result, write_result
+from vistok.train.vqt_results import Facts, Result, read_results, write_result
 
 
 def put(run: Path, task: str, tokens: int, share: float, kept: float | None = None) -> None:
@@ -52,3 +52,17 @@ def test_without_a_probe_there_is_no_difference(tmp_path: Path, capsys: pytest.C
 def test_another_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "vqt", str(tmp_path)]) == 1
     assert "expected the folder of `vistok train vqt`" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_result_from_before_heads_were_fitted_again_leaves_their_mean_open(tmp_path: Path) -> None:
+    for task, share in (("color", 0.8), ("size", 0.7)):
+        put(tmp_path, task, 0, 0.6)
+        put(tmp_path, task, 1, share, kept=0.7)
+    color = next(result for result in read_results(tmp_path) if result.facts.task == "color" and result.facts.tokens)
+    write_result(tmp_path, Result(color.facts, color.right, None, color.kept_right))
+    assert main(["eval", "vqt", str(tmp_path), "--json", str(tmp_path / "t.json")]) == 0
+    rows = {(row["task"], row["readout"]): row for row in json.loads((tmp_path / "t.json").read_text())["rows"]}
+    assert rows["size", "vqt_t1"]["refit_accuracy"] == pytest.approx(0.9)
+    for task in ("color", "mean"):
+        row = rows[task, "vqt_t1"]
+        assert row["refit_accuracy"] is None and row["kept_over_all"] is None and row["kept_accuracy"] is not None

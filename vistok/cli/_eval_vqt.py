@@ -50,7 +50,8 @@ def summary(task: str, group: list[Result], linear: dict[str, Result]) -> dict[s
     refitted = [result.refit_right for result in group if result.refit_right is not None]
     selected = [result.kept_right for result in group if result.kept_right is not None]
     solved = [result.facts.solved for result in group if result.facts.solved is not None]
-    again, kept = (torch.stack(found) if found else None for found in (refitted, selected))
+    # A mean over some of the tasks only would be beside one over all.
+    again, kept = (torch.stack(found) if len(found) == len(group) else None for found in (refitted, selected))
     return {
         "task": task,
         "readout": facts.readout,
