@@ -130,12 +130,20 @@ def test_what_cannot_be_read_behind_a_url_is_refused(fs, tars, picture):
         open_input("memory://inputs/arrow")
     with pytest.raises(ValueError, match="packed/a.tar.gz: expected a plain .tar"):
         open_input("memory://inputs/packed")
-    with pytest.raises(ValueError, match="expected a folder of pictures behind a URL, got a pattern"):
+    with pytest.raises(ValueError, match="got a pattern; name their folder, which must hold"):
         open_input("memory://inputs/mixed/*.png")
     with pytest.raises(ValueError, match="image='x' means nothing for tar files behind a URL"):
         open_input("memory://inputs/tars", image="x")
     with pytest.raises(ValueError, match=r"a web server lists nothing; name one .tar or .parquet file"):
         open_input("https://example.com/photos")
+
+
+def test_brackets_may_be_part_of_a_name_and_are_a_pattern_otherwise(fs, tars, picture):
+    fs.pipe_file("/inputs/photos [1]/a.png", picture(0))
+    fs.pipe_file("/inputs/more/[0].tar", fs.cat_file("/inputs/tars/0.tar"))
+    assert [entry.key for entry in open_input("memory://inputs/photos [1]").entries()] == ["a.png"]
+    assert [entry.key for entry in open_input("memory://inputs/more/[0].tar").entries()] == ["[0].tar/x", "[0].tar/z"]
+    assert [entry.key for entry in open_input("memory://inputs/tars/[0].tar").entries()] == ["0.tar/x", "0.tar/z"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp (extra s3)")

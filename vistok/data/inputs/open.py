@@ -114,11 +114,13 @@ def _behind_url(
 ) -> Input:
     name = url.rpartition("/")[2]
     infos: Infos | None = None
-    if has_magic(url) and not url.startswith(_WEB):
+    web = url.startswith(_WEB)
+    named = not has_magic(url) or (not web and bool(listed_below(url)))  # brackets may be part of a name
+    if not named and not web:
         files = matching_objects(url)
-    elif not has_magic(url) and any(_KINDS[kind](name) for kind in _RANGED):
+    elif named and any(_KINDS[kind](name) for kind in _RANGED):
         files = one_object(url)
-    elif url.startswith(_WEB):
+    elif web:
         raise ValueError(
             f"{url}: a web server lists nothing; name one .tar or .parquet file, or write the URLs of pictures into a "
             "file, see --urls"
@@ -136,7 +138,10 @@ def _behind_url(
     if table:
         return _with_boxes(parquet_input(files, **columns), boxes)
     if kind == "pictures" and infos is None:
-        raise ValueError(f"{url}: expected a folder of pictures behind a URL, got a pattern; name the folder")
+        raise ValueError(
+            f"{url}: expected a folder of pictures behind a URL, got a pattern; name their folder, which must hold no "
+            "tar or Parquet file"
+        )
     return WebDatasetInput(files) if infos is None or kind != "pictures" else ObjectInput(url, found=[infos])
 
 
