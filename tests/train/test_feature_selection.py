@@ -1,4 +1,6 @@
+import math
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,13 +52,14 @@ def test_both_fits_are_at_half_the_rate_the_first_with_the_lasso_inside_what_was
     calls: list[tuple[float, bool]] = []
     entered: list[str] = []
 
-    def fitted(*args: Any, penalty: Any = None) -> None:
+    def fitted(*args: Any, penalty: Any = None) -> float:
         recipe: Recipe = args[3]
         calls.append((recipe.learning_rate, penalty is not None))
         if penalty is not None:
             expected = 0.5 * model.head.weight.norm(dim=0).sum()
             torch.testing.assert_close(penalty(), expected)
         assert entered[-1] == "in"
+        return 0.0
 
     @contextmanager
     def around() -> Any:
@@ -77,3 +80,13 @@ def test_a_head_fitted_again_sees_all_features_and_leaves_the_queries_alone(mode
     refit_head(model, features, labels, Recipe(1.5, 0.0, batch=40, epochs=60, warm_epochs=2), 0)
     assert model.head.select_ids is None and torch.equal(model.head(features).argmax(1), labels)
     assert torch.equal(model.vqt.queries, queries)
+
+
+def test_a_fit_that_does_not_stay_finite_is_no_result(model: VQTClassifier) -> None:
+    labels = torch.arange(80) % 2
+    for again in (refit_head, partial(keep_features, keep=0.5, strength=1e300)):
+        features = features_of(labels) * (math.nan if again is refit_head else 1.0)
+        with pytest.raises(
+            FloatingPointError, match="a new head on frozen queries: loss is (nan|inf) .* smaller rates"
+        ):
+            again(model, features, labels, Recipe(1.5, 0.0, batch=40, epochs=3, warm_epochs=2), 0)
