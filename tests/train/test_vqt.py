@@ -173,6 +173,7 @@ def test_queries_learn_beside_the_head(training: Training) -> None:
         ({"learning_rates": []}, "expected learning_rates"),
         ({"keep": 0.0}, r"keep in \(0, 1\]"),
         ({"solver": "lion"}, "solver adam or sgd"),
+        ({"head_epochs": 0}, "head_epochs > warm_epochs, got 0 and"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(training: Training, changes: dict[str, Any], said: str) -> None:

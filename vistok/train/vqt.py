@@ -175,6 +175,11 @@ class Comparison:
         self.probe_recipes = self._recipes(
             config.probe_learning_rates or config.learning_rates, config.probe_weight_decays or config.weight_decays
         )
+        self.head_epochs = config.epochs if config.head_epochs is None else config.head_epochs
+        if self.head_epochs <= config.warm_epochs:
+            raise ValueError(
+                f"vqt: expected head_epochs > warm_epochs, got {self.head_epochs} and {config.warm_epochs}"
+            )
         weights = {"pretrained": True} if config.checkpoint is None else {"checkpoint": config.checkpoint}
         self.backbone: Any = create("tokenizer", config.backbone, **weights)
         side = self.backbone.image_size
@@ -260,7 +265,7 @@ class Comparison:
             if seed == config.seeds[0]:
                 self._write_model(f"{task}.vqt_t{tokens}", model)
             seen = _features(model, images.seen)
-            again = replace(recipe, epochs=config.head_epochs or config.epochs)
+            again = replace(recipe, epochs=self.head_epochs)
             around = self._around(model.head, seen)
             refit_head(model, seen, labels, again, seed, around=around)
             refit_right.append(_judged(model, test_features) == test_labels)
