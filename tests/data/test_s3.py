@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import tarfile
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vistok.bench._local_s3 import local_s3
+from vistok.data import on_ray
 from vistok.data.encode import encode_folder, run_plan
 from vistok.data.encode_shard import Schedule
 from vistok.data.encode_together import run_plans
@@ -241,3 +243,24 @@ def test_a_worker_that_dies_on_the_cluster_is_replaced(discrete, photos, cluster
         run_plan(plan, discrete, out, Schedule(workers=1, max_restarts=0), **options)
     run_plan(plan, discrete, out, executor=OnRay())
     assert data_hashes(out) == data_hashes(tmp_path / "local")
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_run_that_fails_gives_its_places_on_the_cluster_back(discrete, photos, cluster, tmp_path, monkeypatch):
+    import ray
+
+    def full(*_):
+        raise OSError("no space left")
+
+    plan = make_plan(discrete, photos, TWO)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left") as caught:
+        patched.setattr(on_ray, "commit_attempt", full)
+        run_plan(plan, discrete, tmp_path / "ray", Schedule(workers=1), executor=OnRay(num_cpus=1))
+    for _ in range(100):  # a notebook keeps the last error, and with it what its frames hold
+        if ray.available_resources().get("CPU") == 2.0:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"{caught.value!r} holds {ray.available_resources()} of 2 CPUs")
+    assert run_plan(plan, discrete, tmp_path / "ray", Schedule(workers=2), executor=OnRay(num_cpus=1)).images == 9

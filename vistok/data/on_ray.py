@@ -100,8 +100,8 @@ class OnRay:
         try:
             while running or committing:
                 for done in [future for future in committing if future.done()]:
-                    actor, shard = committing.pop(done)
                     done.result()
+                    actor, shard = committing.pop(done)
                     entries, which = tasks[shard]
                     on_images(len(entries) * len(which))
                     submit(actor)
@@ -116,6 +116,7 @@ class OnRay:
                 try:
                     attempts: list[Attempt] = ray.get(answer)
                 except RayTaskError as error:  # of the task itself, not of where it ran
+                    ray.kill(actor)
                     cause = error.cause
                     raise cause if isinstance(cause, Exception) else error from None
                 except (RayActorError, RayError) as error:
