@@ -7,6 +7,7 @@ from pathlib import Path
 import vistok
 
 _FIRST_PAGE = "vistok.html"
+_PAGES = {_FIRST_PAGE, "vistok", "index.html", "search.js"}
 
 
 def docs(out: str) -> None:
@@ -19,9 +20,12 @@ def docs(out: str) -> None:
         from pdoc import pdoc, render
     except ImportError:
         raise ValueError("docs: expected pdoc to be installed; pip install 'vistok[docs]'") from None
-    folder = Path(out)
-    if folder.exists() and not (folder / _FIRST_PAGE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{out}: expected a new folder or that of an earlier reference, got something else there")
+    folder = Path(out).resolve()
+    if folder.exists() and not _may_go(folder):
+        raise ValueError(
+            f"{out}: expected a new folder, or that of an earlier reference and nothing else, got other things there; "
+            "name another"
+        )
     for name in vistok.__all__:
         setattr(vistok, name, getattr(vistok, name))  # lazy names are invisible to pdoc until the module holds them
     render.configure(docformat="google", show_source=False)
@@ -32,7 +36,13 @@ def docs(out: str) -> None:
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{folder / 'index.html'}")
+    print(f"{Path(out, 'index.html')}")
+
+
+def _may_go(folder: Path) -> bool:
+    """Whether there is nothing at a place, or an earlier reference, but no file of anybody else."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {""}
+    return not names or ((folder / _FIRST_PAGE).is_file() and names <= _PAGES)
 
 
 def _modules() -> list[str]:
