@@ -138,6 +138,16 @@ def test_what_cannot_be_read_behind_a_url_is_refused(fs, tars, picture):
         open_input("https://example.com/photos")
 
 
+def test_an_object_whose_name_is_no_tidy_path_is_read(fs, tars):
+    for name in ("a//0.tar", "./1.tar"):
+        fs.pipe_file(f"/inputs/odd/{name}", fs.cat_file("/inputs/tars/0.tar"))
+    there = open_input("memory://inputs/odd")
+    entries = there.entries()
+    assert [entry.key for entry in entries] == ["./1.tar/x", "./1.tar/z", "a//0.tar/x", "a//0.tar/z"]
+    reader = pickle.loads(pickle.dumps(there))
+    assert all(reader.read(entry) == there.read(entry) for entry in entries)
+
+
 def test_brackets_may_be_part_of_a_name_and_are_a_pattern_otherwise(fs, tars, picture):
     fs.pipe_file("/inputs/photos [1]/a.png", picture(0))
     fs.pipe_file("/inputs/more/[0].tar", fs.cat_file("/inputs/tars/0.tar"))

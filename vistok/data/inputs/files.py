@@ -54,7 +54,7 @@ def collect(
 
 def spelled(name: str) -> str:
     r"""A file name as text for a key: bytes that are not UTF-8 as \xNN, because parquet holds nothing else."""
-    return os.fsencode(PurePath(name).as_posix()).decode("utf-8", "backslashreplace")
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def suffix_of(name: str) -> str:

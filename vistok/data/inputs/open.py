@@ -122,8 +122,8 @@ def _behind_url(
         files = one_object(url)
     elif web:
         raise ValueError(
-            f"{url}: a web server lists nothing; name one .tar or .parquet file, or write the URLs of pictures into a "
-            "file, see --urls"
+            f"{url}: a web server lists nothing; name one .tar or .parquet file by a URL that ends so, or write the "
+            "URLs of pictures into a file, see --urls"
         )
     else:
         infos = listed_below(url)
