@@ -28,17 +28,18 @@ class Measured(NamedTuple):
 
 
 def measured(pretrained: Path = _PACKAGE / "pretrained") -> list[Measured]:
-    """All results, in the order of the names of weights and verbs; of pruners, one line each, the best first."""
+    """All results, in the order of the names of weights and verbs; then pruners, one line each, the best first."""
     lines: list[Measured] = []
+    pruners: list[Measured] = []
     for file in sorted(pretrained.glob("*/*.json")):
         verb = file.stem.replace("_", " ", 1)
         result = json.loads(file.read_text(encoding="utf-8")) if verb in (*SENTENCES, _PRUNE) else {}
         if verb == _PRUNE:
-            lines += _pruners(result)
+            pruners += _pruners(result)
         elif verb in SENTENCES:
             papers = _papers((file.parent / "README.md").read_text(encoding="utf-8"))
             lines.append(Measured(file.parent.name, papers, f"vistok {verb}", SENTENCES[verb](result)))
-    return lines
+    return lines + pruners
 
 
 def markdown(lines: list[Measured]) -> str:
