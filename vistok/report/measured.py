@@ -1,6 +1,6 @@
 """What was measured of each method, told from result files that lie beside the embedded weights.
 
-`vistok/pretrained/NAME/eval_VERB.json` is what `vistok eval VERB ... --json` wrote; `train_ett.json` holds the last
+`vistok/pretrained/NAME/eval_VERB.json` is what `vistok eval VERB ... --json` wrote; `train_ett_nano.json` holds the last
 metrics of runs of `vistok train ett_nano`, by the way to tune. A new verb adds its sentence to `SENTENCES`.
 """
 
@@ -38,7 +38,8 @@ def measured(pretrained: Path = _PACKAGE / "pretrained") -> list[Measured]:
             pruners += _pruners(result)
         elif verb in SENTENCES:
             papers = _papers((file.parent / "README.md").read_text(encoding="utf-8"))
-            lines.append(Measured(file.parent.name, papers, f"vistok {verb}", SENTENCES[verb](result)))
+            command = f"vistok {verb} OUT" if verb.startswith("train") else f"vistok {verb}"
+            lines.append(Measured(file.parent.name, papers, command, SENTENCES[verb](result)))
     return lines + pruners
 
 
@@ -153,5 +154,5 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "eval retrieval": _retrieval,
     "eval tokenizer": _tokenizer,
     "eval vqt": _vqt,
-    "train ett": _ett,
+    "train ett_nano": _ett,
 }
