@@ -33,6 +33,9 @@ def test_a_typo_is_one_edit_inside_a_word() -> None:
         assert distance("a small circle, then", changed) == 1
         assert changed[0] == "a" and changed.count(" ") == 3 and changed.count(",") == 1
     assert {distance("triangle", with_typos("triangle", 2, Random(seed))) for seed in range(40)} <= {1, 2}
+    assert all(
+        with_typos("red", 3, Random(seed)) != "red" for seed in range(60)
+    )  # never one letter too few for the next
     with pytest.raises(ValueError, match="word of at least three letters, got 'a 7 of'"):
         with_typos("a 7 of", 1, Random(0))
 

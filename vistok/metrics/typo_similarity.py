@@ -83,16 +83,16 @@ def with_typos(text: str, count: int, random: Random) -> str:
     """
     changed = text
     while changed == text or count > 0:
-        places = [i for i in range(len(changed)) if _inside_word(changed, i)]
+        places = _places(changed)
         if not places:
             raise ValueError(f"typos: expected a text with a word of at least three letters, got {text!r}")
         place, kind = random.choice(places), random.randrange(4)
         head, letter, tail = changed[:place], changed[place], changed[place + 1 :]
         if kind == 0:
             changed = head + tail[0] + letter + tail[1:]
-        elif kind == 1:
+        elif kind == 1 and (count <= 1 or _places(head + tail)):  # a letter must be left for the next one
             changed = head + tail
-        elif kind == 2:
+        elif kind <= 2:
             changed = head + letter + letter + tail
         else:
             changed = head + random.choice(_LETTERS.replace(letter, "")) + tail
@@ -100,9 +100,9 @@ def with_typos(text: str, count: int, random: Random) -> str:
     return changed
 
 
-def _inside_word(text: str, place: int) -> bool:
-    """A letter with one before and one behind it, so that words stay words."""
-    return 0 < place < len(text) - 1 and text[place - 1 : place + 2].isalpha()
+def _places(text: str) -> list[int]:
+    """Letters with one before and one behind them, so that words stay words."""
+    return [place for place in range(1, len(text) - 1) if text[place - 1 : place + 2].isalpha()]
 
 
 def visual_embedding(model: Any, renderer: TextRenderer, *, unit: int = 8, batch: int = 32) -> Embed:
