@@ -33,4 +33,6 @@ def test_numbers_are_written_for_readers(value: float, text: str) -> None:
 
 
 def test_what_is_not_finite_is_shown_and_not_sorted_by() -> None:
-    assert [row[0].number for row in table_of("t", ["a"], [[float("nan")], [1.5]]).rows] == [None, 1.5]
+    table = table_of("t", ["a"], [[float("nan")], [1.5], [float("-inf")], [float("inf")]])
+    assert [row[0].number for row in table.rows] == [None, 1.5, None, None]
+    assert table.numeric == [True]

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 MAX_ROWS = 500
+_NO_NUMBERS = ("", "-", "nan", "inf", "-inf")  # what may stand in a column of numbers
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class SortableTable:
         """Of each column whether it holds numbers, which stand at the right."""
         return [
             any(row[at].number is not None for row in self.rows)
-            and all(row[at].number is not None or row[at].text in ("", "-") for row in self.rows)
+            and all(row[at].number is not None or row[at].text in _NO_NUMBERS for row in self.rows)
             for at in range(len(self.headings))
         ]
 
