@@ -36,6 +36,19 @@ def test_tokenizers_are_put_on_one_table_with_the_front_and_files_to_keep(
     assert "karl_nano" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_where_nothing_could_be_measured_there_is_no_plot_and_none_is_told_of(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("expected other pictures")
+
+    monkeypatch.setattr("vistok.cli._compare_tokenizers.rate_point", refuse)  # those that ship take any picture
+    (tmp_path / "plot.png").write_bytes(b"of another comparison")
+    assert main(["compare", "tokenizers", "vq_nano", "--count", "1", "--out", str(tmp_path)]) == 0
+    assert not (tmp_path / "plot.png").exists() and "plot.png" not in capsys.readouterr().out
+    assert "expected other pictures" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_those_that_ship_and_decode_are_compared_if_none_is_named() -> None:
     assert _embedded() == ["ett_nano", "karl_nano", "kl_nano", "mingtok_nano", "vq_nano"]
 

@@ -76,12 +76,15 @@ def tokenizers(
     result = {"settings": settings | {"squares": len(pictures)}, "rows": rows, "notes": notes}
     folder = Path(out)
     write_atomic(folder / "table.csv", as_csv(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]).encode())
-    if any(row["psnr"] is not None for row in rows):
+    drawn = any(row["psnr"] is not None for row in rows)
+    if drawn:
         write_png(_plot(rows, of), folder / "plot.png")
+    else:
+        (folder / "plot.png").unlink(missing_ok=True)  # of other tokenizers, from before
     write_json(folder / "result.json", result)
-    written = write_comparison(folder, rate_table(rows))
+    written = [*write_comparison(folder, rate_table(rows)), *(["plot.png"] if drawn else [])]
     console.print(_table(rows))
-    for line in [*notes, f"{folder}: table.csv, {', '.join(written)}, plot.png, result.json"]:
+    for line in [*notes, f"{folder}: table.csv, {', '.join(written)}, result.json"]:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if json is not None:
         write_json(json, result)
