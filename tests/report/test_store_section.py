@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from vistok.report.page import render_page
 from vistok.report.store_pictures import Decoder
 from vistok.report.store_section import store_section
@@ -35,3 +37,11 @@ def test_no_picture_is_wanted_and_a_store_without_samples(tmp_path: Path) -> Non
     write_store(tmp_path / "empty", [[]])
     assert "0 of 3 samples are shown." in shown(tmp_path / "store", samples=0)
     assert "No sample is committed yet." in shown(tmp_path / "empty")
+
+
+def test_ids_beyond_the_codebook_are_an_error_that_names_the_store(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [[1] * 902])
+    with pytest.raises(
+        ValueError, match="store: CodebookHealth: expected ids in 0..899.*901; run `vistok store verify`"
+    ):
+        shown(tmp_path / "store", samples=2)

@@ -19,7 +19,10 @@ def codebook_parts(store: TokenStore) -> list[Part]:
     sizes = store[0].spec.codebook_sizes
     if any(size > CodebookHealth.LARGEST for size in sizes):
         return [Remarks([f"Usage is not counted for codebooks of more than {CodebookHealth.LARGEST:,} codes."])]
-    books, whole = _counted(store, sizes)
+    try:
+        books, whole = _counted(store, sizes)
+    except ValueError as error:
+        raise ValueError(f"{store.location}: {error}; run `vistok store verify`") from error
     parts: list[Part] = []
     for number, book in enumerate(books):
         name = f"Codebook {number + 1} of {len(books)}" if len(books) > 1 else "Codebook"

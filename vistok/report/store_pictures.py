@@ -80,7 +80,7 @@ def _decoded(tokenizer: Tokenizer | None, tokens: TokenTensor, said: list[str]) 
     try:
         with evaluating(tokenizer):
             return tokenizer.decode(tokens)[0]
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError, IndexError) as error:
         said.append(f"Reconstructions are not shown: {error}")
         return None
 
