@@ -1,5 +1,6 @@
 """The parts of `vistok eval prune` and `vistok compare pruners`: accuracy against tokens, tables, what is kept."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,10 @@ def _overlay(shown: Any, samples: int, room: int) -> list[Part]:
         return []
     kept: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for row in shown["rows"]:
-        told = list(zip(row["kept"], row["answers"], strict=True))[: len(pictures)]
+        told = [
+            (_digits(kept, asked.rows * asked.cols), answer)
+            for kept, answer, asked in zip(row["kept"], row["answers"], pictures, strict=False)
+        ]
         if any(digits for digits, _ in told):
             kept.setdefault(row["method"], {})[f"{row['budget']:g}"] = told
     missing = [one.name for one in pictures if one.picture is None]
@@ -172,6 +176,13 @@ def _overlay(shown: Any, samples: int, room: int) -> list[Part]:
         said.append("No method says which tokens it keeps of this model.")
     overlay: list[Part] = [KeptOverlay("What is kept of a picture", pictures, kept)] if kept else []
     return [*overlay, *([Remarks(said)] if said else [])]
+
+
+def _digits(kept: str, tokens: int) -> str:
+    """Which tokens of a grid are kept, empty if it has none. Raises: ValueError unless a digit stands for each four."""
+    if not isinstance(kept, str) or (kept and tokens and not re.fullmatch(f"[0-9a-f]{{{-(-tokens // 4)}}}", kept)):
+        raise ValueError(f"expected a hexadecimal digit for each four of {tokens} tokens, got {str(kept)[:40]!r}")
+    return kept if tokens else ""
 
 
 def _opened(picture: Any, side: int | None) -> InlinePicture | None:
