@@ -97,3 +97,38 @@ def test_a_row_that_is_not_as_it_is_written_is_an_error_that_names_the_file(tmp_
     (tmp_path / "x.json").write_text(json.dumps(value))
     with pytest.raises(ValueError, match="x.json: expected a result as vistok writes it"):
         eval_section(tmp_path / "x.json", 12, 1)
+
+
+@pytest.mark.parametrize("change", [{"kept": ["f", ""]}, {"kept": ["zz8", ""]}, {"kept": [7, ""]}])
+def test_tokens_that_do_not_go_with_the_grid_are_refused_before_a_page_counts_them(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    value = result(tmp_path)
+    value["shown"]["rows"][0] |= change
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    with pytest.raises(ValueError, match="x.json: expected a result as vistok writes it.*9 tokens"):
+        eval_section(tmp_path / "x.json", 12, 1_000_000)
+
+
+@pytest.mark.parametrize("wrong", [10**400, {"accuracy": 0.5, "interval": [0.1]}])
+def test_numbers_that_cannot_be_drawn_are_an_error_that_names_the_file(tmp_path: Path, wrong: Any) -> None:
+    value = result(tmp_path)
+    value["rows"][1]["score"] = wrong
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    with pytest.raises(ValueError, match="x.json: expected a result as vistok writes it"):
+        eval_section(tmp_path / "x.json", 12, 1)
+
+
+def test_a_method_is_chosen_by_its_name_to_the_letter(tmp_path: Path) -> None:
+    value = result(tmp_path)
+    value["shown"]["rows"][0]["method"] = "two  spaces"
+    text = render_page("t", [Section("s", "k", prune_parts(value, 12, 1_000_000))])
+    assert '<option value="two  spaces">two  spaces</option>' in text
+
+
+def test_tokens_that_are_no_grid_are_not_counted_as_none_of_none(tmp_path: Path) -> None:
+    value = result(tmp_path)
+    value["shown"]["questions"][0]["grid"] = None
+    value["shown"]["rows"][0]["kept"] = ["ff8", "ff8"]
+    (overlay,) = [part for part in prune_parts(value, 12, 1_000_000) if isinstance(part, KeptOverlay)]
+    assert overlay.kept == {HOSTILE: {"0.5": [("", HOSTILE), ("ff8", "3")]}}

@@ -55,3 +55,18 @@ def test_a_run_that_has_logged_nothing_says_so(tmp_path: Path) -> None:
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(ValueError, match="metrics.jsonl, line 2: expected"):
         run_section(write(tmp_path, [*rows(1), line, *rows(1)]))
+
+
+def test_numbers_that_are_no_float_and_marks_that_end_lines_elsewhere_are_taken_as_they_stand(tmp_path: Path) -> None:
+    lines = [*rows(2), '{"step": 2, "loss": ' + "9" * 400 + ', "note": "one\u2028line"}\n']
+    section = run_section(write(tmp_path, lines))
+    assert charts(section) == {"loss": 3}
+    assert "one\u2028line" in render_page("t", [section])
+
+
+def test_settings_that_are_nested_too_deep_are_remarked_on(tmp_path: Path) -> None:
+    write(tmp_path, rows(2))
+    for depth in (*range(900, 1000, 10), 5000):  # somewhere there what can still be read can no longer be indented
+        (tmp_path / "config.json").write_text('{"a":' * depth + "1" + "}" * depth)
+        section = run_section(tmp_path)
+    assert "config.json cannot be read: " in render_page("t", [section])

@@ -46,3 +46,22 @@ def test_bars_stand_on_zero_as_high_as_they_count() -> None:
     assert heights[0] == 0 and math.isclose(heights[2], 2 * heights[1], abs_tol=0.02)
     assert all(math.isclose(top + height, bars.bottom, abs_tol=0.02) for top, height in zip(tops, heights, strict=True))
     assert all(text == str(int(text)) for _, text in bars.up)
+
+
+def test_ends_and_levels_that_are_no_number_are_left_out() -> None:
+    marks = [Mark(1, 1, math.nan, 2), Mark(2, 2, 1, math.inf)]
+    view = LineChart("t", "x", "y", [Curve("a", marks)], level=("unpruned", math.nan)).views[0]
+    assert view.level is None
+    assert [(dot.low is None, dot.high is None) for dot in view.paths[0].dots] == [(True, False), (False, True)]
+
+
+def test_where_a_logarithm_has_no_value_the_line_has_a_gap() -> None:
+    chart = LineChart("t", "x", "y", [Curve("a", [Mark(x, 1) for x in (0, 1, 10)])], log=True)
+    assert len(chart.views[0].paths[0].dots) == 2 and "x from 1 to 10" in chart.summary
+    assert LineChart("t", "x", "y", [Curve("a", [Mark(0, 1)])], log=True).empty
+
+
+def test_values_at_the_ends_of_what_floats_hold_do_not_stop_a_page() -> None:
+    for values in ((-1e308, 1.7e308, 1.0, 2.0), (5e-324, 5e-324), (1e-310, 2e-310)):
+        chart = LineChart("t", "x", "y", [Curve("a", [Mark(x, y) for x, y in enumerate(values)])], small=True)
+        assert len(chart.views[0].paths[0].dots) == 2

@@ -1,9 +1,9 @@
 """What a page tells of an evaluation: the numbers that `--json` wrote, as tables; of known kinds their charts first."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from vistok.report.json_file import read_json_text
 from vistok.report.json_parts import parts_of
 from vistok.report.page import Part, Section
 from vistok.report.prune_parts import is_pruning, prune_parts
@@ -18,7 +18,7 @@ def eval_section(file: Path, samples: int, room: int) -> Section:
     name = file.parent.resolve().name if file.name == RESULT else file.stem
     try:
         return Section(name, f"evaluation in {file}", _parts(value, samples, room))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         # It looks like a result of ours and something in it is not as we write it.
         raise ValueError(
             f"{file}: expected a result as vistok writes it, got {error!r}; run the command again"
@@ -28,8 +28,8 @@ def eval_section(file: Path, samples: int, room: int) -> Section:
 def read_result(file: Path) -> dict[str, Any]:
     """The object in a file. Raises: OSError; ValueError naming the file if it holds anything else."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = read_json_text(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{file}: expected JSON as `--json FILE` writes it, got {error}") from error
     if not isinstance(value, dict) or not value:
         raise ValueError(f"{file}: expected a JSON object as `--json FILE` writes it, got {type(value).__name__}")

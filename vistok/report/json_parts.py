@@ -8,6 +8,7 @@ from vistok.report.parts import Facts, Remarks
 from vistok.report.sortable_table import cell_of, table_of
 
 _DEEP = 6
+_DEEPEST = 40  # of what is shown as text
 _WIDE = 60  # columns of a table
 _LONG = 400  # characters of one value
 
@@ -100,11 +101,13 @@ def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else cell_of(_text(value))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        text = ", ".join(f"{name}: {_text(each)}" for name, each in value.items()) or "-"
+def _text(value: Any, depth: int = 0) -> str:
+    if isinstance(value, Mapping | list) and depth == _DEEPEST:
+        text = "..."
+    elif isinstance(value, Mapping):
+        text = ", ".join(f"{name}: {_text(each, depth + 1)}" for name, each in value.items()) or "-"
     elif isinstance(value, list):
-        text = ", ".join(map(_text, value)) or "-"
+        text = ", ".join(_text(each, depth + 1) for each in value) or "-"
     else:
         text = cell_of(value).text
     return text if len(text) <= _LONG else text[:_LONG] + " ..."

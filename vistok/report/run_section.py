@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vistok.report.json_file import read_json_text
 from vistok.report.json_parts import flattened
 from vistok.report.page import Part, Section
 from vistok.report.parts import Facts, Preformatted, Remarks
@@ -46,16 +47,14 @@ def read_log(log: Path) -> tuple[list[dict[str, Any]], list[str]]:
     A last line that is cut short is left out, as a run that goes on may be writing it. Raises: ValueError naming any
     other line that is no JSON object with a step.
     """
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    remarks = []
-    if lines and not lines[-1].endswith("\n"):
-        remarks.append("The last line of the log is cut short and left out.")
-        lines = lines[:-1]
+    # Not splitlines, which also ends lines at characters that may stand in a JSON string.
+    *lines, rest = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    remarks = ["The last line of the log is cut short and left out."] if rest else []
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = read_json_text(line)
+        except ValueError as error:
             raise ValueError(f"{log}, line {number}: expected JSON, got {error}") from error
         if not isinstance(row, dict) or type(row.get("step")) not in (int, float):
             raise ValueError(f"{log}, line {number}: expected an object with a step, got {line.strip():.80}")
@@ -90,10 +89,10 @@ def _settings(path: Path) -> list[Part]:
     if not path.is_file():
         return []
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.dumps(read_json_text(path.read_text(encoding="utf-8")), indent=2, ensure_ascii=False)
     except (OSError, ValueError, RecursionError) as error:
         return [Remarks([f"{path} cannot be read: {error}"])]
-    return [Preformatted("Settings", json.dumps(held, indent=2, ensure_ascii=False))]
+    return [Preformatted("Settings", held)]
 
 
 def _spread(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:

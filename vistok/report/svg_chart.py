@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from vistok.report.line_chart import log_ticks, ticks
 
 _COLORS = 7
+_LARGEST = 1e300
 _LEFT, _TOP, _RIGHT, _BOTTOM = 44, 12, 14, 38
 
 
@@ -110,7 +111,7 @@ class LineChart:
     @property
     def summary(self) -> str:
         """What a reader hears who does not see the chart."""
-        marks = [mark for curve in self.curves for mark in curve.marks if _finite(mark)]
+        marks = [mark for curve in self.curves for mark in curve.marks if self._drawn(mark)]
         names = ", ".join(curve.name for curve in self.curves)
         if not marks:
             return f"{self.title}: no finite value"
@@ -123,12 +124,16 @@ class LineChart:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
-        return not any(_finite(mark) for curve in self.curves for mark in curve.marks)
+        return not any(self._drawn(mark) for curve in self.curves for mark in curve.marks)
+
+    def _drawn(self, mark: Mark) -> bool:
+        return _finite(mark.x) and _finite(mark.y) and (mark.x > 0 or not self.log)
 
     def _view(self, size: str, width: int, height: int) -> View:
-        marks = [mark for curve in self.curves for mark in curve.marks if _finite(mark)]
-        heights = [value for mark in marks for value in (mark.y, mark.low, mark.high) if value is not None]
-        heights += [self.level[1]] if self.level else []
+        marks = [mark for curve in self.curves for mark in curve.marks if self._drawn(mark)]
+        level = None if self.level is None else self.level[1]
+        heights = [value for mark in marks for value in (mark.y, mark.low, mark.high)] + [level]
+        heights = [value for value in heights if _finite(value)]
         across = (log_ticks if self.log else ticks)(*_ends([mark.x for mark in marks]))
         up = ticks(*_ends(heights))
         scale: Callable[[float], float] = math.log10 if self.log else float
@@ -142,22 +147,23 @@ class LineChart:
             return round(bottom - (y - up[0]) / (up[-1] - up[0]) * (bottom - top), 2)
 
         def dot(mark: Mark) -> Dot:
-            low, high = (None if end is None else at_y(end) for end in (mark.low, mark.high))
+            low, high = (at_y(end) if _finite(end) else None for end in (mark.low, mark.high))
             return Dot(at_x(mark.x), at_y(mark.y), low, high, mark.text, mark.front)
 
         few = len(marks) <= (30 if self.small else 400)
         paths = []
         for number, curve in enumerate(self.curves):
             own = sorted(curve.marks, key=lambda mark: mark.x)
-            dots = [dot(mark) for mark in own if _finite(mark)] if few else []
-            paths.append(Path(curve.name, number, _pieces(own, at_x, at_y), dots))
+            dots = [dot(mark) for mark in own if self._drawn(mark)] if few else []
+            places = [f"{at_x(mark.x)},{at_y(mark.y)}" if self._drawn(mark) else None for mark in own]
+            paths.append(Path(curve.name, number, _pieces(places), dots))
         front = sorted((mark for mark in marks if mark.front), key=lambda mark: (mark.x, mark.y))
         return View(
             *(size, width, height, left, right, top, bottom),
             across=[(at_x(x), _tick(x)) for x in _thinned(across, 3 if width < 500 else 9)],
             up=[(at_y(y), _tick(y)) for y in up],
             paths=paths,
-            level=None if self.level is None else at_y(self.level[1]),
+            level=at_y(level) if _finite(level) else None,
             front=" ".join(f"{at_x(mark.x)},{at_y(mark.y)}" for mark in front),
         )
 
@@ -236,20 +242,21 @@ class Bars:
         return round(bottom - value / self._ticks[-1] * (bottom - top), 2)
 
 
-def _finite(mark: Mark) -> bool:
-    return math.isfinite(mark.x) and math.isfinite(mark.y)
+def _finite(value: float | None) -> TypeGuard[float]:
+    """Whether there is a value whose differences to others are finite too."""
+    return value is not None and abs(value) <= _LARGEST
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
     return (min(values), max(values)) if values else (0.0, 1.0)
 
 
-def _pieces(marks: Sequence[Mark], at_x: Callable[[float], float], at_y: Callable[[float], float]) -> list[str]:
-    """Runs of finite marks: where a value is none, the line has a gap."""
+def _pieces(places: Sequence[str | None]) -> list[str]:
+    """Runs of places: where there is none, the line has a gap."""
     runs: list[list[str]] = [[]]
-    for mark in marks:
-        if _finite(mark):
-            runs[-1].append(f"{at_x(mark.x)},{at_y(mark.y)}")
+    for place in places:
+        if place is not None:
+            runs[-1].append(place)
         elif runs[-1]:
             runs.append([])
     return [" ".join(run) for run in runs if len(run) > 1]
