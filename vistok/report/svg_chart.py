@@ -132,8 +132,8 @@ class LineChart:
     def _view(self, size: str, width: int, height: int) -> View:
         marks = [mark for curve in self.curves for mark in curve.marks if self._drawn(mark)]
         level = None if self.level is None else self.level[1]
-        heights = [value for mark in marks for value in (mark.y, mark.low, mark.high)] + [level]
-        heights = [value for value in heights if _finite(value)]
+        ends = [level, *(value for mark in marks for value in (mark.y, mark.low, mark.high))]
+        heights = [value for value in ends if _finite(value)]
         across = (log_ticks if self.log else ticks)(*_ends([mark.x for mark in marks]))
         up = ticks(*_ends(heights))
         scale: Callable[[float], float] = math.log10 if self.log else float
