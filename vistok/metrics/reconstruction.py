@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 _RADIUS, _SIGMA = 5, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -46,7 +45,12 @@ def _pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _blur(images: Tensor) -> Tensor:
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=images.dtype, device=images.device)
     window = torch.exp(-0.5 * (offsets / _SIGMA).square())
-    window = window / window.sum()
-    planes = images.flatten(0, 1).unsqueeze(1)
-    planes = conv2d(conv2d(planes, window[None, None, :, None]), window[None, None, None, :])
-    return planes.reshape(*images.shape[:2], *planes.shape[2:])
+    # Weighted sums of shifted views: the CPU's convolution takes four times as long for one channel in float64.
+    for axis in (2, 3):
+        length = images.shape[axis] - 2 * _RADIUS
+        views = [images.narrow(axis, start, length) for start in range(len(window))]
+        blurred = views[0] * (window[0] / window.sum())
+        for view, weight in zip(views[1:], (window[1:] / window.sum()).tolist(), strict=True):
+            blurred.add_(view, alpha=weight)
+        images = blurred
+    return images
