@@ -1,5 +1,7 @@
 """A chart shows every point where it belongs, and axes of round numbers."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,15 @@ from vistok.report.line_chart import Line, Point, line_chart, log_ticks, ticks
 def test_ticks_are_round_and_hold_the_data_between_them(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == pytest.approx(expected)
     assert ticks(low, high)[0] <= low and ticks(low, high)[-1] >= high
+
+
+@pytest.mark.parametrize("value", [1.0, 0.3, -372393.2383246779, 1e-5])
+def test_values_that_differ_by_rounding_alone_are_one_value_to_an_axis(value: float) -> None:
+    above = value
+    for _ in range(6):
+        above = math.nextafter(above, math.inf)
+        found = ticks(value, above)
+        assert len(set(found)) > 1 and found == ticks(value, value)
 
 
 def of_color(chart: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

@@ -12,7 +12,7 @@ _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (215, 215, 215)
 # Okabe and Ito's colours, which stay apart for most eyes.
 _COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233), (110, 110, 110))
 _MARK = 6
-_LEAST_SPAN = 1e-300  # of less there are no round parts
+_LEAST_SPAN, _ROUNDING = 1e-300, 1e-12
 
 Place = Callable[[float, float], tuple[float, float]]
 
@@ -73,7 +73,9 @@ def line_chart(
 
 def ticks(low: float, high: float) -> list[float]:
     """About six round numbers, evenly spaced, the first at most `low`, the last at least `high`."""
-    span = high - low or abs(high)
+    size = max(abs(low), abs(high))
+    # What differs by rounding alone is one value: between its ends there are no round numbers to tell apart.
+    span = high - low if high - low > _ROUNDING * size else size
     rough = (span if span > _LEAST_SPAN else 1.0) / 5
     unit: float = 10 ** floor(log10(rough))
     step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough * (1 - 1e-9))
