@@ -41,3 +41,9 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match="small.png.*choose a smaller --crop"):
         codebook("vq_nano", images=str(tmp_path))
+    with pytest.raises(ValueError, match="small.png.*seed_nano takes no smaller side"):
+        codebook("seed_nano", images=str(tmp_path))
+    (tmp_path / "small.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="small.png") as refused:
+        codebook("vq_nano", images=str(tmp_path))
+    assert "--crop" not in str(refused.value)

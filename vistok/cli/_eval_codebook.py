@@ -60,7 +60,9 @@ def codebook(
     if images is None:
         found = scene_codebook(model, seeds_of("test")[:scenes], side=side, merged=merged, beta=beta, draws=draws)
     else:
-        found = picture_codebook(model, _pictures(images, own_side(model) or crop), merged=merged, beta=beta)
+        own = own_side(model)
+        remedy = "choose a smaller --crop" if own is None else f"{name} takes no smaller side"
+        found = picture_codebook(model, _pictures(images, own or crop, remedy), merged=merged, beta=beta)
     console = Console(width=max(Console().width, 120))
     console.print(_table(found))
     for line in _explained(found):
@@ -69,12 +71,14 @@ def codebook(
         write_json(json, {"images": images, "scenes": scenes if images is None else None, **asdict(found)})
 
 
-def _pictures(folder: str, side: int) -> Iterator[Tensor]:
+def _pictures(folder: str, side: int, remedy: str) -> Iterator[Tensor]:
     for path in list_images(Path(folder)):
+        picture = open_image(path)
         try:
-            yield Preprocess(crop=side)(open_image(path))
+            image = Preprocess(crop=side)(picture)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; choose a smaller --crop") from error
+            raise ValueError(f"{path}: {error}; {remedy}") from error
+        yield image
 
 
 def _table(found: CodebookMeaning) -> Table:
