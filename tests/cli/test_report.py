@@ -105,6 +105,7 @@ def test_several_sources_are_sections_of_one_page(store: Path, tmp_path: Path) -
         (["notes.txt"], "notes.txt: expected a token store"),
         (["eval.json", "--samples", "-1"], "expected --samples >= 0"),
         (["eval.json", "--max-mb", "0"], "--max-mb >= 1"),
+        (["eval.json", "-o", "./eval.json"], "expected --out to be another file than the sources"),
     ],
 )
 def test_anything_else_is_an_error_that_says_what_was_expected(
@@ -115,3 +116,4 @@ def test_anything_else_is_an_error_that_says_what_was_expected(
     (tmp_path / "eval.json").write_text('{"a": 1}')
     assert main(["report", *words]) == 1
     assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "report.html").exists()
+    assert (tmp_path / "eval.json").read_text() == '{"a": 1}'

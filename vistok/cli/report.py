@@ -45,6 +45,8 @@ def report(
         raise ValueError("report: expected a token store, a training run or an evaluation, got none")
     if samples < 0 or max_mb < 1:
         raise ValueError(f"report: expected --samples >= 0 and --max-mb >= 1, got {samples} and {max_mb}")
+    if Path(out).resolve() in {Path(source).resolve() for source in sources}:
+        raise ValueError(f"report: expected --out to be another file than the sources, got {out}")
     kinds = [_kind(source) for source in sources]
     room = max_mb * _MEGABYTE // len(sources)
     sections = [
