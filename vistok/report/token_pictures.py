@@ -16,6 +16,7 @@ from vistok.report.token_map import Rgb, TokenMap, TokenStrip, id_colors, token_
 from vistok.tokens import TokenTensor
 
 _LONGEST = 2000  # characters of a caption
+_MOST_SLOTS = 1 << 16  # of a strip: one file may say that a token sits in slot 2,000,000,000
 
 
 def token_picture(
@@ -67,7 +68,7 @@ def _map(size: tuple[int, int] | None, tokens: TokenTensor, color: Rgb) -> Token
 
 def _strip(tokens: TokenTensor, color: Rgb, total: int) -> TokenStrip | None:
     """Slots of tokens that are no cells of the picture."""
-    if tokens.spec.order == "raster" or not total:
+    if tokens.spec.order == "raster" or not 0 < total <= _MOST_SLOTS:
         return None
     slots = _source(tokens)
     return token_strip(color, slots, total, f"{len(slots)} of {total} slots hold a token.")
