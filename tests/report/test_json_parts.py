@@ -45,3 +45,13 @@ def test_every_value_is_somewhere_on_the_page() -> None:
 
 def test_nested_names_are_joined_by_dots() -> None:
     assert flattened({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_columns_beyond_the_most_are_counted_and_nesting_ends_somewhere() -> None:
+    table, remarks = parts_of("rows", [{f"c{number}": number for number in range(67)}])
+    assert isinstance(table, SortableTable) and len(table.headings) == 60
+    assert isinstance(remarks, Remarks) and list(remarks.lines) == ["rows: 7 more columns are not shown."]
+    deep: Any = 1
+    for _ in range(900):
+        deep = {"a": deep}
+    assert "a: a: a:" in render_page("t", [Section("s", "k", parts_of("deep", deep))])

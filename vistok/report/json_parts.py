@@ -14,11 +14,11 @@ _LONG = 400  # characters of one value
 
 
 def parts_of(title: str, value: Any, depth: int = 0) -> list[Part]:
-    """Parts that show all of `value`; what is nested too deep is shown as text."""
+    """Parts that show `value`; what is nested too deep is shown as text, what is too long or wide is said to be cut."""
     if isinstance(value, Mapping) and depth < _DEEP:
         return _of_object(title, value, depth)
     if _is_table(value):
-        return [_table(title, value)]
+        return _table(title, value)
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         return [Remarks(value)]
     return [Facts(title, [("value", _text(value))])]
@@ -45,9 +45,9 @@ def _of_object(title: str, value: Mapping[str, Any], depth: int) -> list[Part]:
         if isinstance(each, Mapping) and _is_series(each):
             columns = range(1, len(next(iter(each.values()))) + 1)
             rows = [{"name": key, **dict(zip(map(str, columns), one, strict=True))} for key, one in each.items()]
-            parts.append(_table(own, rows))
+            parts += _table(own, rows)
         elif isinstance(each, Mapping) and _is_rows(each):
-            parts.append(_table(own, [{"name": key, **_as_row(one)} for key, one in each.items()]))
+            parts += _table(own, [{"name": key, **_as_row(one)} for key, one in each.items()])
         elif isinstance(each, Mapping) and _is_row(each):
             parts.append(Facts(own, [(key, _text(one)) for key, one in each.items()]))
         else:
@@ -55,10 +55,13 @@ def _of_object(title: str, value: Mapping[str, Any], depth: int) -> list[Part]:
     return parts
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> Part:
+def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> list[Part]:
     flat = [flattened(row) for row in rows]
-    headings = list(dict.fromkeys(name for row in flat for name in row))[:_WIDE]
-    return table_of(title, headings, ([_cell(row.get(name, "")) for name in headings] for row in flat))
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    headings = names[:_WIDE]
+    table = table_of(title, headings, ([_cell(row.get(name, "")) for name in headings] for row in flat))
+    left_out = len(names) - len(headings)
+    return [table, *([Remarks([f"{title}: {left_out:,} more columns are not shown."])] if left_out else [])]
 
 
 def _has_parts(value: Any) -> bool:
