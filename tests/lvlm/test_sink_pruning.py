@@ -70,6 +70,7 @@ def test_a_report_counts_the_sinks_that_each_pruner_leaves(host: tuple[Any, Any]
     uniform = found.pruners["uniform"]
     assert uniform.kept == pytest.approx(0.5)
     assert uniform.kept_sinks == pytest.approx(float((of_sinks & kept).sum() / of_sinks.sum()))
+    assert uniform.kept_sinks is not None
     assert uniform.lift == pytest.approx(uniform.kept_sinks / 0.5) and KeptSinks(0.0, 0.0).lift is None
     assert list(found.answers) == [ALL, NO_SINKS, NO_RANDOM, SINKS_ONLY, RANDOM_ONLY]
     assert found.massive == 0 and found.shown is None and found.questions == 6
@@ -82,12 +83,15 @@ def test_without_sinks_all_settings_but_the_empty_ones_answer_alike(host: tuple[
         processor,
         scene_questions("test", 4),
         READ,
+        pruners=["uniform"],
         factor=1e9,
         batch=2,
         shown=lambda picture: torch.arange(36) < 9,
     )
     assert found.share == found.attention == 0 and found.shown == pytest.approx(0.25) and found.sinks_shown is None
     assert found.answers[ALL] == found.answers[NO_SINKS] == found.answers[NO_RANDOM]
+    none = found.pruners["uniform"]
+    assert none.kept == pytest.approx(0.25) and none.kept_sinks is None and none.lift is None
 
 
 def test_no_questions_are_refused(host: tuple[Any, Any]) -> None:

@@ -67,15 +67,15 @@ class ByMask:
 
 @dataclass(frozen=True)
 class KeptSinks:
-    """Of one pruner: share of all visual tokens and of sinks that it leaves."""
+    """Of one pruner: share of all visual tokens and of sinks that it leaves, None where there is no sink."""
 
     kept: float
-    kept_sinks: float
+    kept_sinks: float | None
 
     @property
     def lift(self) -> float | None:
-        """Sinks against all: 1 by chance, 0 if every sink is gone; None where nothing is left behind the last layer."""
-        return self.kept_sinks / self.kept if self.kept else None
+        """Sinks against all: 1 by chance, 0 if every sink is gone; None without sinks, or where no token is left."""
+        return self.kept_sinks / self.kept if self.kept and self.kept_sinks is not None else None
 
 
 @dataclass(frozen=True)
@@ -228,4 +228,4 @@ def _left(
             left = handle.kept[visual].unflatten(0, own.shape)
             kept, total = kept + int(left.sum()), total + left.numel()
             kept_sinks, all_sinks = kept_sinks + int((left & own).sum()), all_sinks + int(own.sum())
-    return KeptSinks(kept / total, kept_sinks / all_sinks if all_sinks else 0.0)
+    return KeptSinks(kept / total, kept_sinks / all_sinks if all_sinks else None)
