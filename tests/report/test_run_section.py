@@ -65,8 +65,6 @@ def test_numbers_that_are_no_float_and_marks_that_end_lines_elsewhere_are_taken_
 
 
 def test_settings_that_are_nested_too_deep_are_remarked_on(tmp_path: Path) -> None:
-    write(tmp_path, rows(2))
-    for depth in (*range(900, 1000, 10), 5000):  # somewhere there what can still be read can no longer be indented
-        (tmp_path / "config.json").write_text('{"a":' * depth + "1" + "}" * depth)
-        section = run_section(tmp_path)
-    assert "config.json cannot be read: " in render_page("t", [section])
+    # Before Python 3.12 they cannot be read, from then on they cannot be indented.
+    (tmp_path / "config.json").write_text('{"a":' * 5000 + "1" + "}" * 5000)
+    assert "config.json cannot be read: " in render_page("t", [run_section(write(tmp_path, rows(2)))])
