@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vistok.cli.main import main
+from vistok.data.equal_windows import DigitModel
 from vistok.data.store import TokenStore
 from vistok.data.verify import verify_store
 from vistok.data.window_column import WindowColumn, add_windows
@@ -62,3 +63,27 @@ def test_what_has_no_windows_and_what_cannot_have_any_is_told(source, tmp_path):
         add_windows(source.path, tmp_path / "one", bits=64)
     with pytest.raises(ValueError, match="at least one sample"):
         add_windows(write_store(tmp_path / "empty", [[]]).path, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"bits": 100}, "multiple of 16"),
+        ({"sizes": (5, 5)}, r"ids of 900 codes, got alphabets \[5, 5\]"),
+        ({"model": DigitModel.fit([], (2,))}, r"ids of 900 codes, got alphabets \[2\]"),
+    ],
+)
+def test_what_is_refused_leaves_no_store_behind_that_would_be_in_the_way(source, tmp_path, given, told):
+    with pytest.raises(ValueError, match=told):
+        add_windows(source.path, tmp_path / "windows", **given)
+    assert not (tmp_path / "windows").exists()
+
+
+def test_a_damaged_store_is_told_before_anything_is_written(source, tmp_path):
+    file = source.path / "shards" / "00002.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="00002.safetensors"):
+        add_windows(source.path, tmp_path / "windows")
+    assert not (tmp_path / "windows").exists()

@@ -138,7 +138,7 @@ def encode_windows(ids: Tensor, model: DigitModel, bits: int) -> Words:
 
     Raises: ValueError for ids that the model does not know, or bits that are no multiple of 16.
     """
-    _check_bits(bits)
+    check_bits(bits)
     digits: list[list[int]] = split_digits(ids.to(torch.int64), model.sizes).tolist()
     values: list[int] = []
     low, width = 0, 1 << bits
@@ -170,7 +170,7 @@ def decode_windows(words: Words, model: DigitModel, bits: int, count: int) -> Te
 
     Raises: ValueError if the windows end before that, or go on behind it.
     """
-    _check_bits(bits)
+    check_bits(bits)
     values = _values(words, bits)
     found: list[int] = []
     wanted = count * len(model.sizes)
@@ -213,6 +213,12 @@ def digit_sizes(codes: int) -> tuple[int, ...]:
     return (*sizes, max(codes, 2))
 
 
+def check_bits(bits: int) -> None:
+    """Raise ValueError unless a window may have so many bits."""
+    if bits < WORD or bits % WORD:
+        raise ValueError(f"equal windows: expected bits that are a multiple of {WORD}, got {bits}")
+
+
 class _Window:
     """Where in the ids a coder is, and the digits that it may look back to."""
 
@@ -251,11 +257,6 @@ def _frequencies(counts: Tensor) -> Tensor:
         seen = counts.double().sum(axes, keepdim=True) if axes else counts.double()
         told = (seen + _PRIOR * told) / (seen.sum(-1, keepdim=True) + _PRIOR)
     return 1 + ((_TOTAL - counts.shape[-1]) * told).floor().to(torch.int64)
-
-
-def _check_bits(bits: int) -> None:
-    if bits < WORD or bits % WORD:
-        raise ValueError(f"equal windows: expected bits that are a multiple of {WORD}, got {bits}")
 
 
 def _words(values: Sequence[int], bits: int) -> Words:

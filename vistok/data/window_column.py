@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vistok.data.claim import check_apart, claim
-from vistok.data.equal_windows import WORD, DigitModel, Words, decode_windows, digit_sizes, encode_windows
+from vistok.data.equal_windows import WORD, DigitModel, Words, check_bits, decode_windows, digit_sizes, encode_windows
 from vistok.data.local_files import LocalFiles
 from vistok.data.origin import dataset_of, origins
 from vistok.data.shard import locked, read_commit, shard_files, write_atomic
@@ -65,15 +66,23 @@ def add_windows(
 
     sizes: alphabets of an id's digits, such as FSQ's levels; None = those of `digit_sizes`. model: None = fitted on the
     store itself. What was interrupted goes on when it is run again.
-    Raises: FileNotFoundError, ValueError if `source` is no whole store, holds no ids of one codebook or has windows
-    already, or if `out` holds something else.
+    Raises: FileNotFoundError, ValueError if `source` is no whole store, is damaged, holds no ids of one codebook or has
+    windows already, if bits or digits do not fit, or if `out` holds something else; then nothing is written.
     """
+    check_bits(bits)
     store, root = open_committed(source), Path(out)
     check_apart(root, [store.root])
     store.check_complete(False)
     codes = _codes(store)
+    alphabets = model.sizes if model is not None else digit_sizes(codes) if sizes is None else sizes
+    if prod(alphabets) < codes:
+        raise ValueError(
+            f"{store.root}: expected digits for ids of {codes} codes, got alphabets {list(alphabets)} for "
+            f"{prod(alphabets)}; give other sizes, or the model of a store of this tokenizer"
+        )
+    for shard in store.commits:
+        store.check_bytes(shard)
     if model is None:
-        alphabets = digit_sizes(codes) if sizes is None else sizes
         model = DigitModel.fit((ids for shard in store.commits for ids in _ids(store.shard(shard))), alphabets)
     told = {"bits": bits, **model.record()}
     fields = {**store.dataset.get("fields", {}), FIELD.name: str(FIELD.type)}
@@ -149,7 +158,6 @@ def _add_to_shard(
     store: CommittedStore, shard: int, root: Path, plan_hash: str, model: DigitModel, bits: int
 ) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Write one shard, unless it is there; its ids, windows, and bytes of its ids by zstd."""
-    store.check_bytes(shard)
     content = store.shard(shard)
     zstd = pa.Codec("zstd", 19)
     sums, column = np.zeros(3, np.int64), []
