@@ -10,14 +10,14 @@ from vistok.data.store import TokenStore
 from vistok.tokens import TokenSpec
 
 
-def write_store(root: Path, lengths: list[list[int]], plan: str = "h") -> TokenStore:
-    """Shards of samples of so many tokens; the ids of sample k are all k."""
+def write_store(root: Path, lengths: list[list[int]], plan: str = "h", first: int = 0) -> TokenStore:
+    """Shards of samples of so many tokens; the ids of sample k are all k, the first is sample `first`."""
     root.mkdir(parents=True)
     dataset = {"format": "vistok-store", "version": 1, "plan_hash": plan, "num_shards": len(lengths)}
     dataset |= {"tokenizer": "made", "fingerprint": "f", "columns": {"indices": "uint16"}}
     (root / "dataset.json").write_text(json.dumps(dataset))
     spec = TokenSpec("made", codebook_sizes=(900,), order="1d")
-    number = 0
+    number = first
     for shard, counts in enumerate(lengths):
         samples = []
         for count in counts:

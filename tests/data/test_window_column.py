@@ -2,11 +2,14 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from vistok.cli.main import main
 from vistok.data.equal_windows import DigitModel
+from vistok.data.merge import merge_stores
 from vistok.data.store import TokenStore
 from vistok.data.verify import verify_store
 from vistok.data.window_column import WindowColumn, add_windows
@@ -87,3 +90,27 @@ def test_a_damaged_store_is_told_before_anything_is_written(source, tmp_path):
     with pytest.raises(ValueError, match="00002.safetensors"):
         add_windows(source.path, tmp_path / "windows")
     assert not (tmp_path / "windows").exists()
+
+
+def test_merged_stores_are_each_told_by_their_own_model(source, tmp_path):
+    other = write_store(tmp_path / "other", [[7, 90], [30]], first=4)
+    add_windows(source.path, tmp_path / "one")
+    add_windows(other.path, tmp_path / "two", bits=64)
+    merge_stores([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    store = TokenStore(tmp_path / "both")
+    column = WindowColumn(store)
+    assert len(column) == 7
+    for index, tokens in enumerate(store):
+        assert torch.equal(column.ids(index), tokens.indices[0])
+    with pytest.raises(ValueError, match="expected windows of one model, got several"):
+        _ = column.model
+    with pytest.raises(ValueError, match="expected a store without windows"):
+        add_windows(tmp_path / "both", tmp_path / "again")
+
+
+def test_a_column_of_the_users_that_is_called_windows_is_not_doubled(source, tmp_path):
+    file = source.path / "shards" / "00000.parquet"
+    rows = pq.read_table(file)
+    pq.write_table(rows.append_column("windows", pa.array([3, 4])), file)
+    with pytest.raises(ValueError, match='its rows have a column "windows"'):
+        add_windows(source.path, tmp_path / "windows")

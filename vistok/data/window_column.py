@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from torch import Tensor
 from vistok.data.claim import check_apart, claim
 from vistok.data.equal_windows import WORD, DigitModel, Words, check_bits, decode_windows, digit_sizes, encode_windows
 from vistok.data.local_files import LocalFiles
-from vistok.data.origin import dataset_of, origins
+from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import locked, read_commit, shard_files, write_atomic
 from vistok.data.shard_content import CommittedStore, ShardContent, open_committed
 from vistok.data.store import TokenStore
@@ -101,27 +101,49 @@ def add_windows(
     )
 
 
+class Coder(NamedTuple):
+    """What tells the windows of some shards: how long they are, and by which model."""
+
+    shards: range
+    bits: int
+    model: DigitModel
+
+
 class WindowColumn:
-    """The windows of a store that `add_windows` wrote."""
+    """The windows of a store that `add_windows` wrote, or of several such stores that were merged."""
 
     def __init__(self, store: TokenStore) -> None:
         """Raises: ValueError if the store has none."""
-        told = store.dataset.get("windows")
-        if not isinstance(told, Mapping) or type(told.get("bits")) is not int:
-            raise ValueError(f"{store.location}: expected a store with windows; make one with `vistok store windows`")
-        self._store, self.bits, self.model = store, int(told["bits"]), DigitModel.from_record(told)
+        self._store = store
+        self.coders = [_coder(store, origin) for origin in origins(store.dataset)]
 
     def __len__(self) -> int:
         return len(self._store)
 
+    @property
+    def model(self) -> DigitModel:
+        """The one model of the store. Raises: ValueError if it was merged from stores of several."""
+        first = self.coders[0].model
+        if any(coder.model.record() != first.record() for coder in self.coders[1:]):
+            raise ValueError(
+                f"{self._store.location}: expected windows of one model, got several, merged; name one of the stores "
+                "that it was merged from"
+            )
+        return first
+
     def words(self, index: int) -> Words:
         """Windows [w, bits / 16] of one sample. Raises: IndexError."""
         [(slot, row)] = self._store.places([index])
-        return np.array(self._tables(slot)[row].as_py(), np.uint16).reshape(-1, self.bits // WORD)
+        return np.array(self._tables(slot)[row].as_py(), np.uint16).reshape(-1, self._of(slot).bits // WORD)
 
     def ids(self, index: int) -> Tensor:
         """The ids [n] int64 that the windows of one sample tell; the stored ids are not read. Raises: IndexError."""
-        return decode_windows(self.words(index), self.model, self.bits, int(self._store.lengths[index]))
+        [(slot, _)] = self._store.places([index])
+        coder = self._of(slot)
+        return decode_windows(self.words(index), coder.model, coder.bits, int(self._store.lengths[index]))
+
+    def _of(self, slot: int) -> Coder:
+        return next(coder for coder in self.coders if self._store.shards[slot] in coder.shards)
 
     def _tables(self, slot: int) -> pa.ChunkedArray:
         if slot not in self._kept:
@@ -133,9 +155,16 @@ class WindowColumn:
         return {}
 
 
+def _coder(store: TokenStore, origin: Origin) -> Coder:
+    told = origin.plan.get("windows")
+    if not isinstance(told, Mapping) or type(told.get("bits")) is not int:
+        raise ValueError(f"{store.location}: expected a store with windows; make one with `vistok store windows`")
+    return Coder(origin.shards, int(told["bits"]), DigitModel.from_record(told))
+
+
 def _codes(store: CommittedStore) -> int:
-    if "windows" in store.dataset:
-        raise ValueError(f"{store.root}: expected a store without windows, it has some")
+    if any(FIELD.name in store.row_schema(shard).names for shard in store.commits):
+        raise ValueError(f'{store.root}: expected a store without windows, its rows have a column "{FIELD.name}"')
     spec = next(
         (store.shard(shard).header_spec for shard, record in store.commits.items() if record["n_samples"]), None
     )
