@@ -50,6 +50,7 @@ Words = NDArray[np.uint16]
 WORD = 16  # bits
 _TOTAL = 1 << 12  # frequencies of a context add up to at most this
 _PRIOR = 2.0
+_LARGEST_TABLE = 1 << 22  # three digits of 44 codes
 # What may be known of a digit's context: all, or less where a window began after the id before, or within this one.
 _KNOWN = ((True, True, True), (False, True, True), (False, True, False), (False, False, False))
 _LARGEST = 16  # alphabet of a digit where a tokenizer has none of its own
@@ -81,9 +82,16 @@ class DigitModel:
         """Count in samples of ids [n] int64, in their order; what was never seen keeps the least frequency.
 
         Every digit is counted in its full context and in those at a window's start, so none is unknown.
+        Raises: ValueError for ids outside prod(sizes), or sizes that are not positive or make too large tables.
         """
         shapes = [_shape(sizes, digit) for digit in range(len(sizes))]
-        counts = [torch.zeros(shape) for shape in shapes]
+        if not sizes or min(sizes) < 1 or max(map(prod, shapes)) > _LARGEST_TABLE:
+            raise ValueError(
+                f"digit model: expected positive alphabets, of at most {_LARGEST_TABLE} frequencies in a table, got "
+                f"{list(sizes)}; split ids into more, smaller digits"
+            )
+        # Not float32, which counts no further than to 2^24.
+        counts = [torch.zeros(shape, dtype=torch.int64) for shape in shapes]
         for ids in samples:
             digits = split_digits(ids.to(torch.int64), sizes)
             before = torch.cat([torch.full_like(digits[:1], -1), digits[:-1]])
@@ -94,7 +102,7 @@ class DigitModel:
                     # -1 is the last place, which means absent.
                     places = (axis if use else torch.full_like(axis, -1) for axis, use in zip(axes, known, strict=True))
                     where = tuple(place % size for place, size in zip(places, table.shape[:3], strict=True))
-                    table.index_put_((*where, digits[:, digit]), torch.ones(len(digits)), accumulate=True)
+                    table.index_put_((*where, digits[:, digit]), table.new_ones(()), accumulate=True)
         return cls(sizes, [_frequencies(table) for table in counts])
 
     def record(self) -> dict[str, Any]:
