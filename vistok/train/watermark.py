@@ -80,17 +80,22 @@ class Trainer:
     """Tokenizer, photographs and net of one run."""
 
     def __init__(self, config: Training) -> None:
-        """Raises: ValueError for a tokenizer without exactly one codebook."""
+        """Raises: FileNotFoundError, ValueError for fewer than two pictures, or a tokenizer of not one codebook."""
         self.config, self.out = config, Path(config.out)
+        files = [path for folder in config.photos for path in list_images(folder)]
+        if len(files) < 2:
+            raise ValueError(
+                f"train watermark: expected photos, folders of two pictures or more, one of {_HELD_OUT} only "
+                f"to measure on, got {len(files)} pictures in {config.photos}"
+            )
         tokenizer: Any = create("tokenizer", config.tokenizer, pretrained=True)
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.codebook = codebook_of(self.tokenizer)
         torch.manual_seed(config.seed)
         self.net = SurvivalNet(self.codebook.shape[1], config.width)
-        files = [path for folder in config.photos for path in list_images(folder)]
         self.files = {
-            "train": [path for place, path in enumerate(files) if len(files) < _HELD_OUT or place % _HELD_OUT],
-            "test": [path for place, path in enumerate(files) if len(files) < _HELD_OUT or not place % _HELD_OUT],
+            "train": [path for place, path in enumerate(files) if place % _HELD_OUT],
+            "test": files[::_HELD_OUT],
         }
 
     @cached_property
@@ -126,16 +131,18 @@ class Trainer:
     @torch.no_grad()
     def check(self) -> dict[str, float]:
         """What `train` returns of the net."""
-        sampler, sums = self._sampler("test"), torch.zeros(3, dtype=torch.float64)
+        sampler, sums = self._sampler("test"), torch.zeros(5, dtype=torch.float64)
         for number in range(self.config.checks):
             step = _CHECKED + number
             before, _, marked, kept = self.marked(sampler.batch(step, self.config.batch), step)
             logits = self.net(before)
-            loss = functional.binary_cross_entropy_with_logits(logits[marked], kept[marked].float())
+            loss = functional.binary_cross_entropy_with_logits(logits[marked], kept[marked].float(), reduction="sum")
             chosen = torch.zeros_like(marked).scatter(1, best_places(logits, max(1, logits.shape[1] // 16)), True)
-            shares = [kept[marked].double().mean(), kept[marked & chosen].double().mean(), loss.double()]
-            sums += torch.stack(shares) / self.config.checks
-        random, best, held_out = sums.tolist()
+            taken = marked & chosen
+            # Sums over all batches: in a small one no chosen token may be marked.
+            sums += torch.stack([kept[marked].sum(), kept[taken].sum(), loss, marked.sum(), taken.sum()])
+        of_marked, of_best = sums[3:]
+        random, best, held_out = (sums[:3] / torch.stack([of_marked, of_best, of_marked])).tolist()
         return {"random": random, "chosen": best, "held_out_loss": held_out, "accuracy": best}
 
     def export(self) -> None:
