@@ -2,8 +2,10 @@ import json
 
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from vistok.cli.main import main
+from vistok.codecs.watermark import SurvivalNet
 from vistok.data.scenes.render import render
 
 
@@ -23,7 +25,7 @@ def test_it_prints_and_writes_what_a_mark_survives(folder, tmp_path, capsys):
     [row] = found["results"]
     assert (row["marking"], row["count"], row["threshold"], row["trials"]) == ("key", 16, 15, 2)
     assert set(row["survival"]) == {"re-encoded", "jpeg 90", "jpeg 75", "jpeg 50"}
-    assert "taken for marked" in capsys.readouterr().out
+    assert "0 of 2 taken for marked, at most 0.002 expected" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,12 @@ def test_it_prints_and_writes_what_a_mark_survives(folder, tmp_path, capsys):
 def test_mistakes_are_told(folder, capsys, more, told):
     assert main(["eval", "watermark", "--images", str(folder), *more]) == 1
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_net_that_learned_on_other_codes_is_told(folder, tmp_path, capsys):
+    net = SurvivalNet(4, 2)
+    told = {"dim": "4", "width": "2", "tokenizer": "other_nano"}
+    save_file(net.state_dict(), tmp_path / "survival.safetensors", told)
+    assert main(["eval", "watermark", "--images", str(folder), "--crop", "64", "--places", str(tmp_path)]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "expected a net for codes of 6 numbers" in said and "got one for 4" in said

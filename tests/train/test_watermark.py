@@ -52,7 +52,7 @@ def test_pictures_to_measure_on_are_never_trained_on_however_few_there_are(train
     assert len(files["train"]) == 2 and len(files["test"]) == 1 and not {*files["train"]} & {*files["test"]}
     one = f"{training.photos[0]}/0.png"
     for photos in ([], [one]):
-        with pytest.raises(ValueError, match=f"two pictures or more .* got {len(photos)} pictures"):
+        with pytest.raises(ValueError, match=f"two pictures or more.* got {len(photos)} pictures"):
             Trainer(replace(training, photos=photos))
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vistok import tokenizer as make_tokenizer
-from vistok.codecs.watermark import Watermark, clustered_classes
+from vistok.codecs.watermark import SurvivalNet, Watermark, clustered_classes
 from vistok.data.images import list_images, open_image
 from vistok.data.samples import sample_path
 from vistok.layers.preprocess import Preprocess
@@ -62,7 +62,7 @@ def watermark(
     codebook = codebook_of(model)
     classes = clustered_classes(codebook, clusters, modulus) if clusters else None
     mark = Watermark(codebook, key, modulus, classes)
-    scorers = {"key": None} | ({} if places is None else {"learned": load_scorer(places)})
+    scorers = {"key": None} | ({} if places is None else {"learned": _scorer(places, codebook.shape[1])})
     pictures = _pictures(images, crop)
     results = [
         measure_watermark(model, pictures, mark, Marking(label, count, scorer), message=said, rate=rate, keys=keys)
@@ -73,7 +73,7 @@ def watermark(
     console.print(_table(name, results, said is not None))
     wrong, trials = sum(row.false_found for row in results), sum(row.trials for row in results)
     console.print(
-        f"unmarked pictures with wrong keys: {wrong} of {trials} taken for marked; at most {rate:g} are expected",
+        f"unmarked pictures with wrong keys: {wrong} of {trials} taken for marked, at most {rate * trials:g} expected",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -82,6 +82,15 @@ def watermark(
         facts: dict[str, Any] = {"tokenizer": name, "checkpoint": checkpoint, "pictures": len(pictures), "crop": crop}
         facts |= {"modulus": modulus, "clusters": clusters, "rate": rate, "message": message}
         write_json(json, {**facts, "results": [asdict(row) | {"false_rate": row.false_rate} for row in results]})
+
+
+def _scorer(places: str, dim: int) -> SurvivalNet:
+    net = load_scorer(places)
+    if net.dim != dim:
+        raise ValueError(
+            f"{places}: expected a net for codes of {dim} numbers, got one for {net.dim}; name that of this tokenizer"
+        )
+    return net
 
 
 def _symbols(message: str) -> Tensor:

@@ -120,7 +120,7 @@ class Watermark:
 
     def replacements(self, ids: Tensor, message: Tensor | None = None) -> Tensor:
         """What each id [B, N] becomes if it is marked: itself, or the nearest code of the class that it should have."""
-        check_ids("watermark", ids, len(self.codebook))
+        self._check(ids)
         wanted = self.wanted(ids.shape[1], message).expand_as(ids)
         found = ids.clone()
         for value in range(self.modulus):
@@ -141,7 +141,7 @@ class Watermark:
         places must not depend on the key's pad, as those of `random_places` and `best_places` do not.
         Raises: ValueError for a rate outside (0, 1) or ids outside the codebook.
         """
-        check_ids("watermark", ids, len(self.codebook))
+        self._check(ids)
         right = self.table[ids] == self.wanted(ids.shape[1], message)
         matches = right.gather(1, places).sum(1)
         tails = binomial_tails(places.shape[1], self.modulus)
@@ -149,12 +149,21 @@ class Watermark:
         return Detection(matches, values, matches >= threshold(places.shape[1], rate, self.modulus))
 
     def read(self, ids: Tensor, places: Tensor, length: int) -> Tensor:
-        """The message [B, length] int64 that most of the places [B, n] say; a symbol without places is -1."""
+        """The message [B, length] int64 that most of the places [B, n] say; a symbol without places is -1.
+
+        Raises: ValueError for ids outside the codebook.
+        """
+        self._check(ids)
         said = (self.table[ids] - self.wanted(ids.shape[1])) % self.modulus
         votes = torch.zeros(len(ids), length, self.modulus, dtype=torch.int64)
         for value in range(self.modulus):
             votes[..., value].scatter_add_(1, places % length, (said.gather(1, places) == value).long())
         return votes.argmax(-1).where(votes.sum(-1) > 0, -1)
+
+    def _check(self, ids: Tensor) -> None:
+        check_ids("watermark", ids, len(self.codebook))
+        if bool((ids < 0).any()):
+            raise ValueError("watermark: expected an id for each token, got -1; take ids without padding")
 
 
 class SurvivalNet(nn.Module):
