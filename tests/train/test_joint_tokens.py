@@ -1,5 +1,7 @@
 """Ids, vectors and both: every arm runs, learns only what is its own, and is judged the same way."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,6 +25,8 @@ def test_a_run_tells_of_every_arm_and_says_the_same_when_it_is_run_again(trainin
     assert {"draw_color_ids", "draw_color_vectors", "draw_color_joint", "draw_color_joint_vectors"} <= set(found)
     assert "bits_vectors" not in found and "error_ids" not in found
     assert train(training) == found
+    with pytest.raises(ValueError, match="seed 0 there and 1 now"):
+        train(replace(training, seed=1))
     assert (Trainer(training).out / "drawn.png").is_file()
 
 

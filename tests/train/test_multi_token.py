@@ -24,6 +24,9 @@ def test_a_run_tells_of_every_copy_and_says_the_same_when_it_is_run_again(traini
         told = metrics_of(found, beta)
         assert 0 < told["bits"] < 20 and {"name_color", "draw_shape"} <= set(told)
     assert train(training) == found
+    # More steps of the first stage would leave heads and copies behind that began with fewer.
+    with pytest.raises(ValueError, match="base_steps 1 there and 2 now"):
+        train(replace(training, base_steps=2))
     weights = [path.name for path in sorted((Trainer(training).out / "model").iterdir())]
     assert weights == ["tuned_0.5.safetensors", "tuned_0.safetensors"]
 

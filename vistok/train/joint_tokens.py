@@ -43,11 +43,13 @@ from vistok.train.multi_token import levels_of
 from vistok.train.naming_and_drawing import picture_sheet
 from vistok.train.portrait_codes import PortraitCodes, kept_portraits, pictures_of
 from vistok.train.portrait_reader import ATTRIBUTES, PortraitReader
+from vistok.train.same_settings import keep_settings
 from vistok.train.stage import Stage, StageSettings
 from vistok.train.step_loop import OnStep
 
 _NATS_PER_BIT = 0.6931471805599453
 _BATCH = 100  # of measures
+_FREE = ("out", "threads", "held_out", "draw_steps", "reader_steps")  # no checkpoint depends on these
 _TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -159,8 +161,12 @@ class Trainer:
         return found.reshape(vectors.shape[:2])
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
-        """All arms one after another, from one start; returns what each has learned."""
+        """All arms one after another, from one start; returns what each has learned.
+
+        Raises: ValueError for a folder with arms of other settings.
+        """
         config = self.config
+        keep_settings("joint_tokens", config, self.out, _FREE)
         found = self.read(self.real, "read", "")
         rows = [self.real]
         for name, arm in ARMS.items():

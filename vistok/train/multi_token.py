@@ -40,11 +40,20 @@ from vistok.train.naming_and_drawing import picture_sheet
 from vistok.train.portrait_codes import PortraitCodes, kept_portraits, pictures_of
 from vistok.train.portrait_reader import ATTRIBUTES, PortraitReader
 from vistok.train.portrait_words import PictureWriter, sequences
+from vistok.train.same_settings import keep_settings
 from vistok.train.stage import Stage, StageSettings
 from vistok.train.step_loop import OnStep
 
 _NATS_PER_BIT = 0.6931471805599453
 _BATCH = 100  # of measures
+_FREE = (
+    "out",
+    "threads",
+    "held_out",
+    "betas",
+    "temperature",
+    "reader_steps",
+)  # settings on which no checkpoint depends
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,12 @@ class Trainer:
         return kept_portraits(self.out / "test.safetensors", self.tokenizer, "test", config.held_out, config.side)
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
-        """All stages in order; returns what each tuned copy has learned."""
+        """All stages in order; returns what each tuned copy has learned.
+
+        Raises: ValueError for a folder with stages of other settings.
+        """
         config = self.config
+        keep_settings("multi_token", config, self.out, _FREE)
         Stage(self.out / "base", self.model, self.base_loss, self._stage(config.base_steps)).run(on_step)
         both = nn.ModuleDict({"model": self.model.requires_grad_(False), "heads": self.heads})
         Stage(self.out / "heads", both, self.head_loss, self._stage(config.head_steps)).run(on_step)

@@ -6,13 +6,12 @@ fitted again: to all features, and to a part of them. Nothing but queries and he
 for each image.
 """
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vistok.data.shard import write_atomic
 from vistok.layers.feature_head import FeatureHead
 from vistok.metrics.linear_probe import linear_probe
 from vistok.readouts._captured import Captured
@@ -34,6 +32,7 @@ from vistok.train.classifier_fit import Recipe, fit, predicted
 from vistok.train.feature_selection import keep_features, refit_head
 from vistok.train.labelled_images import FASHION, classes_of, labelled_images, source_of
 from vistok.train.metrics_log import append_row
+from vistok.train.same_settings import keep_settings
 from vistok.train.standardized_head import standardized
 from vistok.train.step_loop import OnStep
 from vistok.train.vqt_results import Facts, Result, read_results, result_file, write_result
@@ -113,8 +112,7 @@ def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]
     """
     comparison = Comparison(training)
     out = Path(training.out)
-    out.mkdir(parents=True, exist_ok=True)
-    _same_settings(training, out / "config.json")
+    keep_settings("vqt", training, out, _FREE)
     metrics: dict[str, float] = {"step": 0}
     for done, result in enumerate(comparison.results(), 1):
         metrics = {"step": done, "accuracy": result.accuracy}
@@ -128,18 +126,6 @@ def train(training: Training, on_step: OnStep | None = None) -> dict[str, float]
         if result.facts.tokens == most and result.facts.task in training.tasks
     ]
     return {**metrics, "accuracy": sum(means) / len(means)}
-
-
-def _same_settings(training: Training, file: Path) -> None:
-    """Keep the settings in a file. Raises: ValueError if it holds others that results there depend on."""
-    settings = asdict(training)
-    if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name, value in settings.items() if name not in _FREE and kept.get(name) != value]
-        if changed:
-            told = ", ".join(f"{name} {kept.get(name)} there and {settings[name]} now" for name in changed)
-            raise ValueError(f"vqt: {file.parent} holds a run of other settings: {told}; name another folder")
-    write_atomic(file, json.dumps(settings, indent=2).encode())
 
 
 class Comparison:
