@@ -82,6 +82,13 @@ def test_what_is_refused_leaves_no_store_behind_that_would_be_in_the_way(source,
     assert not (tmp_path / "windows").exists()
 
 
+def test_a_url_is_told_and_becomes_no_folder_of_that_name(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="memory://out: expected a local folder"):
+        add_windows(source.path, "memory://out")
+    assert not (tmp_path / "memory:").exists()
+
+
 def test_a_damaged_store_is_told_before_anything_is_written(source, tmp_path):
     file = source.path / "shards" / "00002.safetensors"
     content = bytearray(file.read_bytes())

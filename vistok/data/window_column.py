@@ -27,6 +27,7 @@ from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import locked, read_commit, shard_files, write_atomic
 from vistok.data.shard_content import CommittedStore, ShardContent, open_committed
 from vistok.data.store import TokenStore
+from vistok.data.store_files import is_url
 
 FIELD = pa.field("windows", pa.list_(pa.uint16()))
 
@@ -70,6 +71,8 @@ def add_windows(
     windows already, if bits or digits do not fit, or if `out` holds something else; then nothing is written.
     """
     check_bits(bits)
+    if is_url(out):
+        raise ValueError(f"{out}: expected a local folder for the new store, got a URL; copy it there afterwards")
     store, root = open_committed(source), Path(out)
     check_apart(root, [store.root])
     store.check_complete(False)
