@@ -26,8 +26,9 @@ scenes: 200 and 40 (160 px, 16,000 ids, 400 each). zstd at level 19, for each pi
 | 1024 | 104 | 0.614 | 75 | 0.856 |
 | zstd, each alone / all | | 0.641 / 0.650 | | 0.888 / 0.847 |
 
-From 64 bits on windows take no more bytes than zstd, though each decodes alone; windows of 16 bits hold hardly more
-than an id, and long ones lose what a picture's last window leaves empty.
+From 64 bits on windows take no more bytes than zstd of each picture alone, and up to 256 bits no more than of all in
+one, though each decodes alone; windows of 16 bits hold hardly more than an id, and long ones lose what a picture's last
+window leaves empty.
 """
 
 import base64

@@ -67,9 +67,9 @@ ARMS = {"ids": Arm(True, False), "vectors": Arm(False, True), "joint": Arm(True,
 class Training:
     """One run. tokenizer: a preset with an FSQ grid; side: pixels; pictures: to learn from; held_out: to judge by.
 
-    model: sizes of `JointDenoiser`. steps: of each arm. vector_weight: w_c, ids weigh 1. apart: share of the steps in
-    which the two parts of "joint" have times of their own. least: the smallest time, since 1/t weighs the ids.
-    draw_steps: from noise to data. reader_steps: of the judge.
+    model: sizes of `JointDenoiser`. steps: of each arm. vector_weight: w_c, ids weigh 1. apart: share of the
+    pictures of which the two parts of "joint" have times of their own. least: the smallest time, since 1/t weighs the
+    ids. draw_steps: from noise to data. reader_steps: of the judge.
     """
 
     out: str
