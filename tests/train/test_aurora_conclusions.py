@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 @pytest.fixture
 def training(tmp_path):
     return Training(
-        out=str(tmp_path / "run"), rank=1, batch=4, steps=4, pairs=2, warmup=1, test_questions=4, save_every=1,
+        out=str(tmp_path / "run"), rank=1, batch=4, steps=4, pairs=2, warmup=0, test_questions=4, save_every=1,
         log_every=1,
     )  # fmt: skip
 

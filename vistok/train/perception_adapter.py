@@ -135,7 +135,7 @@ class AdapterOptimizers:
     def update(self, loss: Tensor, step: int) -> None:
         """One step down. Rates rise over `warmup` steps, and fall to 0 over the last third."""
         rates = self.rates
-        factor = min(1.0, (step + 1) / rates.warmup, 3 * (rates.steps - step) / rates.steps)
+        factor = min(1.0, (step + 1) / max(1, rates.warmup), 3 * (rates.steps - step) / rates.steps)
         for optimizer, rate in zip(self.optimizers, self._parts.values(), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
