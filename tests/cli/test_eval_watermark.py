@@ -19,8 +19,8 @@ def folder(tmp_path):
 
 def test_it_prints_and_writes_what_a_mark_survives(folder, tmp_path, capsys):
     numbers = tmp_path / "numbers.json"
-    arguments = ["eval", "watermark", "--images", str(folder), "--crop", "64", "--tokens", "16", "--keys", "2"]
-    assert not main([*arguments, "--message", "01", "--clusters", "64", "--json", str(numbers)])
+    arguments = ["eval", "watermark", "--images", str(folder), "--crop", "32", "--tokens", "16", "--keys", "2"]
+    assert not main([*arguments, "--message", "01", "--clusters", "8", "--json", str(numbers)])
     found = json.loads(numbers.read_text())
     [row] = found["results"]
     assert (row["marking"], row["count"], row["threshold"], row["trials"]) == ("key", 16, 15, 2)
