@@ -1,5 +1,7 @@
-"""`vistok eval perception`: answers with depth tokens, without them, and with other tokens in their place."""
+"""`vistok eval perception`: answers with perception tokens, without them, and with other tokens in their place."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,10 @@ from vistok.metrics.accuracy import Accuracy, PairedDifference, accuracy, accura
 from vistok.report.json_file import write_json
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and it is an extra
-    from vistok.lvlm.point_questions import PointQuestion
+    from vistok.lvlm.perception_texts import PerceptionQuestion
     from vistok.lvlm.replacement_test import Said
+
+_DEPTHS, _COUNTING = "nearest and farthest of named things", "how many of a colour or a shape"
 
 
 def perception(
@@ -24,12 +28,12 @@ def perception(
     seed: int = 0,
     json: str | None = None,
 ) -> None:
-    """Ask which thing of a scene is nearest or farthest; print what depth tokens in front of the answer are worth.
+    """Ask which thing of a scene is nearest, or how many there are; print what tokens before the answer are worth.
 
     Args:
-        chain: aurora_micro, or OUT/model of `vistok train aurora`, a model that writes depth tokens first.
+        chain: aurora_micro, or OUT/model of `vistok train aurora` (depths) or aurora_count (places, then a number).
         direct: OUT/model of a run with chain: false, which answers at once.
-        questions: how many; at most three about a scene.
+        questions: how many; of depths at most three about a scene.
         split: of the scenes: validation, test, heldout.
         seed: of the random tokens.
         json: file to write all numbers to.
@@ -40,29 +44,33 @@ def perception(
         raise ValueError(f"--questions: expected at least 1, got {questions}")
     try:
         from vistok.lvlm.perception_model import load_perception
-        from vistok.lvlm.point_questions import PointTexts, point_questions
-        from vistok.lvlm.replacement_test import OWN, answer_direct, replacement_test
+        from vistok.lvlm.perception_rows import asked_of, chain_rows, counts_things
+        from vistok.lvlm.replacement_test import OWN, answer_direct
     except ImportError as error:
         raise ImportError(f"eval perception needs the extra: pip install 'vistok[lvlm]' ({error})") from error
     host = load_perception(chain)
-    asked = point_questions(PointTexts(host.attachment.families[0]), questions, split=split)
+    asked, counting = asked_of(host, questions, split), counts_things(host)
     found: dict[str, list[Said]] = {}
     if direct is not None:
-        found["direct"] = answer_direct(load_perception(direct), asked)
-    found |= replacement_test(host, asked, seed=seed)
+        beside = load_perception(direct)
+        if counts_things(beside) != counting:
+            raise ValueError(f"--direct: expected a model of the same questions as {chain}, got {direct}")
+        found["direct"] = answer_direct(beside, asked)
+    found |= chain_rows(host, asked, seed=seed)
     right = {name: [s.answer == q.answer for s, q in zip(said, asked, strict=True)] for name, said in found.items()}
     right["program"] = [q.read(s.codes) == q.answer for s, q in zip(found[OWN], asked, strict=True)]
     rows = {name: _Row(name, hits, right[OWN], asked) for name, hits in right.items()}
-    blind = sum(1 / question.points for question in asked) / len(asked)
+    blind = _blind(asked, counting)
     console = Console(width=max(Console().width, 110))
-    console.print(_table(rows.values()))
+    console.print(_table(rows.values(), _COUNTING if counting else _DEPTHS))
     codes = _codes(found[OWN], asked) | {
         "true_by_program": sum(q.read(q.codes) == q.answer for q in asked) / len(asked)
     }
     console.print(
-        f"{len(asked)} questions about {split} scenes, by guessing {100 * blind:.1f} %; of the model's own depth codes "
+        f"{len(asked)} questions about {split} scenes, by guessing {100 * blind:.1f} %; of the model's own codes "
         f"{100 * codes['exact']:.1f} % are the true ones, {100 * codes['within_one']:.1f} % at most one step off. "
-        f"program: the model's own codes compared by program; true codes give {100 * codes['true_by_program']:.1f} %",
+        f"program: the model's own codes {'counted' if counting else 'compared'} by program; true codes give "
+        f"{100 * codes['true_by_program']:.1f} %",
         highlight=False,
         soft_wrap=True,
     )
@@ -77,7 +85,7 @@ def perception(
 class _Row:
     """Accuracy of one way to answer, by kind and by number of points, and its difference to the chain's own."""
 
-    def __init__(self, name: str, right: list[bool], own: list[bool], asked: "list[PointQuestion]") -> None:
+    def __init__(self, name: str, right: list[bool], own: list[bool], asked: "Sequence[PerceptionQuestion]") -> None:
         self.name = name
         self.overall = accuracy(right)
         self.kinds = accuracy_by_kind([question.kind for question in asked], right)
@@ -93,12 +101,19 @@ class _Row:
         return [("kinds", self.kinds), ("points", self.points)]
 
 
-def _table(rows: Any) -> Table:
+def _blind(asked: "Sequence[PerceptionQuestion]", counting: bool) -> float:
+    """Share of right guesses: of counts always the most frequent number, of depths any of the named things."""
+    if counting:
+        return max(Counter(question.answer for question in asked).values()) / len(asked)
+    return sum(1 / question.points for question in asked) / len(asked)
+
+
+def _table(rows: Any, title: str) -> Table:
     """One row for each way to answer; percent."""
     rows = list(rows)
     kinds, points = sorted(rows[0].kinds), sorted(rows[0].points)
-    table = Table("depth tokens", title="nearest and farthest of named things: exact match (%)")
-    for heading in ("all", "95 % interval", *kinds, *(f"{count} points" for count in points), "to chain"):
+    table = Table("tokens", title=f"{title}: exact match (%)")
+    for heading in ("all", "95 % interval", *kinds, *(f"{count} things" for count in points), "to chain"):
         table.add_column(heading, justify="right")
     for row in rows:
         low, high = row.overall.interval
@@ -113,7 +128,7 @@ def _table(rows: Any) -> Table:
     return table
 
 
-def _codes(said: "list[Said]", asked: "list[PointQuestion]") -> dict[str, float]:
+def _codes(said: "list[Said]", asked: "Sequence[PerceptionQuestion]") -> dict[str, float]:
     """How often a written code is the true one, and at most one step off, where as many were written as asked for."""
     pairs = [
         abs(own - true)

@@ -14,11 +14,12 @@ from torch import Tensor
 from vistok.data.perception.depth_questions import DepthCoT, DepthPicture, DepthTemplates
 from vistok.data.perception.markers import Marker
 from vistok.data.perception.records import Record
-from vistok.data.perception.scene_points import SCENE_RULES, nearness_code, scene_points
+from vistok.data.perception.scene_points import SCENE_RULES, made_up_points, nearness_code, scene_points
 from vistok.data.scenes.layout import Layout, make_layout
 from vistok.data.scenes.splits import seeds_of
 from vistok.lvlm.vocabulary import TokenFamily
 
+_EASY = 0.5  # contrast of the easiest made-up depths
 _LEVELS = 8  # of the words with which micro_lvlm says how far a thing is, 1 the nearest
 KINDS = ("nearest", "farthest")
 # A conclusion repeats what was asked in words that micro_lvlm has given as answers: the rows of its head for those that
@@ -61,6 +62,9 @@ class PointQuestion:
 class PointTexts:
     """Questions in words, with the strings of a depth family. Every draw depends on the scene's seed and a number."""
 
+    answer_words = 2
+    made_up_points = (2, 3)
+
     def __init__(self, family: TokenFamily) -> None:
         """Raises: ValueError if the family has not one marker before and one behind its codes."""
         if len(family.begin) != 1 or len(family.end) != 1:
@@ -100,6 +104,18 @@ class PointTexts:
         codes = tuple(nearness_code(marker.depth, len(self.family.codes)) for marker in markers)
         names = tuple(marker.name for marker in markers)
         return PointQuestion(seed, _asked(direct), _said(direct), _said(chain), names, codes, kind)
+
+    def made_up(
+        self, rng: np.random.Generator, count: int, points: int | None = None, ease: float = 0.0
+    ) -> list[PointQuestion]:
+        """Questions about drawn names and depths, two or three in all of them, nearest and farthest equally likely.
+
+        ease: 1 for depths far apart, 0 for the contrast of scenes.
+        """
+        points = int(rng.choice(self.made_up_points)) if points is None else points
+        contrast = max(SCENE_RULES.contrast, _EASY * ease)
+        made = [made_up_points(rng, points, contrast) for _ in range(count)]
+        return [self.about(markers, KINDS[rng.integers(len(KINDS))]) for markers in made]
 
     def _texts(self, question: str, conclusion: str, kind: str = "nearest") -> DepthCoT:
         def span(marker: Marker) -> str:

@@ -5,7 +5,7 @@ own. "Ablate-to-Validate" (Zhang, Bigverdi, Krishna); grammar as in AURORA (arXi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -13,10 +13,12 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vistok.data.scenes.render import render
+from vistok.lvlm.count_questions import LIST_END
 from vistok.lvlm.forced_codes import ForcedCodes
 from vistok.lvlm.grammar import PerceptionGrammar
 from vistok.lvlm.perception_model import PerceptionModel
-from vistok.lvlm.point_questions import REPEATED, PointQuestion
+from vistok.lvlm.perception_texts import PerceptionQuestion
+from vistok.lvlm.point_questions import REPEATED
 from vistok.lvlm.prompting import chat_prompt, encode_pictures, feature_inputs
 from vistok.lvlm.scene_questions import scene_side
 from vistok.lvlm.span_replacement import replace_span
@@ -35,14 +37,14 @@ class Said(NamedTuple):
     codes: tuple[int, ...]
 
 
-def answer_direct(host: PerceptionModel, questions: Sequence[PointQuestion], *, batch: int = 48) -> list[Said]:
+def answer_direct(host: PerceptionModel, questions: Sequence[PerceptionQuestion], *, batch: int = 48) -> list[Said]:
     """Answers of a model that was trained to answer at once."""
-    return _Answers(host, questions, batch).written(_ANSWER)
+    return SceneAnswers(host, questions, batch).written(_ANSWER)
 
 
 def replacement_test(
     host: PerceptionModel,
-    questions: Sequence[PointQuestion],
+    questions: Sequence[PerceptionQuestion],
     modes: Sequence[str] = REPLACED,
     *,
     batch: int = 48,
@@ -54,7 +56,7 @@ def replacement_test(
     before the end. For `replace_span` the codes of an answer are one span; "oracle" gives those of the question.
     Raises: ValueError for an unknown mode.
     """
-    answers = _Answers(host, questions, batch)
+    answers = SceneAnswers(host, questions, batch)
     vocabulary = answers.vocabulary
     longest = max(question.points for question in questions)
     rule = depth_rule(vocabulary, 1, max_spans=longest)
@@ -71,10 +73,10 @@ def replacement_test(
     return found
 
 
-class _Answers:
+class SceneAnswers:
     """Continuations of prompts about scenes, each scene through the tower once."""
 
-    def __init__(self, host: PerceptionModel, questions: Sequence[PointQuestion], batch: int) -> None:
+    def __init__(self, host: PerceptionModel, questions: Sequence[PerceptionQuestion], batch: int) -> None:
         if not questions:
             raise ValueError("replacement test: expected at least one question, got none")
         self.host, self.questions, self.batch = host, questions, batch
@@ -89,14 +91,24 @@ class _Answers:
                 self._features |= zip(part, encode_pictures(host.model, host.processor, images), strict=True)
 
     def written(
-        self, new_tokens: int, rule: SpanRule | None = None, forced: Sequence[Sequence[int]] | None = None
+        self,
+        new_tokens: int,
+        rule: SpanRule | None = None,
+        forced: Sequence[Sequence[int]] | None = None,
+        *,
+        begun: Sequence[str] | None = None,
+        required: bool = True,
     ) -> list[Said]:
-        """What the model writes to each question; rule: of its spans; forced: local codes that it has to write."""
+        """What the model writes to each question; rule: of its spans; forced: local codes that it has to write.
+
+        begun: words that its answers begin with, which are not among what it says; required: one span at least.
+        """
         found: list[Said] = []
         for start in range(0, len(self.questions), self.batch):
             part = slice(start, start + self.batch)
             with torch.inference_mode():
-                rows = self._batch(self.questions[part], new_tokens, rule, None if forced is None else forced[part])
+                inputs = self._inputs(self.questions[part], [""] * self.batch if begun is None else begun[part])
+                rows = self._batch(inputs, new_tokens, rule, None if forced is None else forced[part], required)
             found += [self.said(row) for row in rows]
         return found
 
@@ -105,26 +117,33 @@ class _Answers:
         text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         ends = [place for place, number in enumerate(ids) if number in self.vocabulary.end]
         conclusion = str(self._tokenizer.decode(ids[ends[-1] + 1 if ends else 0 :], skip_special_tokens=True))
-        words = [word for word in conclusion.split() if word not in REPEATED.values()]
+        words = [word for word in conclusion.split() if word not in (*REPEATED.values(), LIST_END)]
         numbers = torch.tensor(ids, dtype=torch.int64)
         codes = self.vocabulary.to_codes(numbers[self.vocabulary.is_code(numbers)]).tolist()
         return Said(text, " ".join(words), tuple(codes))
 
+    def _inputs(self, questions: Sequence[PerceptionQuestion], begun: Sequence[str]) -> dict[str, Any]:
+        processor = self.host.processor
+        features = [self._features[question.seed] for question in questions]
+        asked = [chat_prompt(processor, question.text) for question in questions]
+        texts = [f"{text} {words}".rstrip() for text, words in zip(asked, begun, strict=False)]
+        return feature_inputs(self.host.model, processor, texts, features)
+
     def _batch(
         self,
-        questions: Sequence[PointQuestion],
+        inputs: dict[str, Any],
         new_tokens: int,
         rule: SpanRule | None,
         forced: Sequence[Sequence[int]] | None,
+        required: bool,
     ) -> list[list[int]]:
         model, tokenizer = self.host.model, self._tokenizer
-        features = [self._features[question.seed] for question in questions]
-        texts = [chat_prompt(self.host.processor, question.text) for question in questions]
-        inputs = feature_inputs(model, self.host.processor, texts, features)
         prompt, end = inputs["input_ids"].shape[1], int(tokenizer.eos_token_id)
         processors: list[LogitsProcessor] = []
         if rule is not None:
-            processors.append(PerceptionGrammar([rule], require=[rule.name], eos=end, prompt_length=prompt))
+            processors.append(
+                PerceptionGrammar([rule], require=[rule.name] if required else (), eos=end, prompt_length=prompt)
+            )
         if forced is not None:
             processors.append(ForcedCodes(self.vocabulary, forced, prompt))
         made = model.generate(

@@ -80,6 +80,11 @@ def pixel(bins: int = 336) -> TokenFamily:
     return TokenFamily("pixel", pixel_codes(bins))
 
 
+def cells(bins: int = 12) -> TokenFamily:
+    """Cells of a coarse grid: `(`, `)`, then `<PIXEL_0>` .., column before row, as AURORA writes coordinates."""
+    return TokenFamily("cells", ("(", ")", *pixel_codes(bins)), ("(",), (")",))
+
+
 def loc(bins: int = 1024) -> TokenFamily:
     """PaliGemma: `<loc0000>` .."""
     return TokenFamily("loc", loc_codes(bins))

@@ -1,6 +1,6 @@
 """A small vision-language model learns to write depth tokens before it answers (AURORA, arXiv:2412.03548).
 
-New rows for the depth family and LoRA on the language model of `micro_lvlm`; tower, projector and old rows are frozen.
+New rows for a family of spans and LoRA on the language model of `micro_lvlm`; tower, projector and old rows are frozen.
 Generation samples say how far named things of a scene are, each as START, one code, END; reasoning samples ask which of
 them is nearest or farthest. With `chain` the answer says the span of every thing first, without it the name alone; all
 else is equal: scenes, questions, order, steps. Few scenes reason, many generate, in the order of `CurriculumSampler`.
@@ -33,23 +33,24 @@ from vistok.train.step_loop import OnStep, run_steps
 
 @dataclass(frozen=True)
 class Training:
-    """One run. chain: depth spans before the answer, or the answer alone.
+    """One run. chain: spans before the answer, or the answer alone. asks: about depths, or how many things there are.
 
-    codes: of the depth family. pictures: scenes of generation; reasoning: scenes of reasoning; both from another
+    codes: of the family of spans. pictures: scenes of generation; reasoning: scenes of reasoning; both from another
     stretch of seeds for every `seed`; questions: of each, in one sequence. fractions: generation's share of each epoch
     of steps * batch / len(fractions) scenes. begin: a run with as many codes and the same rank whose rows and adapter
     are the start, such as one of conclusions or of generation alone, which all that follow can share. start: of code
     rows in the head, "words" between the words of distances, "codebook" along one line, as those of the embedding
-    always are. rank: of LoRA. rate: of LoRA; head_rate: of new rows of the head, which start far from where they end;
-    embedding_rate: of those of the embedding, low, or they would leave their line before anything compares them; all
-    fall to 0 over the last third. conclusion: weight of the loss on the answer alone, which in a chain is two tokens of
-    twenty. made_up: questions of `aurora_conclusions` in every step, or what was learned there would be forgotten;
-    copied: as there. bf16: of products, as autocast. features: folder in which visual tokens are kept for other runs,
-    that of the run if not given. test_questions: asked at the end.
+    then are too, or "waves" in both, each apart from the rest. rank: of LoRA. rate: of LoRA; head_rate: of new rows of
+    the head, which start far from where they end; embedding_rate: of those of the embedding, low, or codes of a line
+    would leave it before anything compares them; all fall to 0 over the last third. conclusion: weight of the loss on
+    the answer alone, which in a chain is few of its tokens. made_up: questions of `aurora_conclusions` in every step,
+    or what was learned there would be forgotten; copied: as there. bf16: of products, as autocast. features: folder in
+    which visual tokens are kept for other runs, that of the run if not given. test_questions: asked at the end.
     """
 
     out: str
     chain: bool = True
+    asks: Literal["depths", "counts"] = "depths"
     codes: int = 16
     pictures: int = 400
     reasoning: int = 60
@@ -59,7 +60,7 @@ class Training:
     fractions: tuple[float, ...] = (1.0, 0.4, 0.1)
     order: Literal["blocks", "shuffled_epoch"] = "blocks"
     begin: str | None = None
-    start: Literal["words", "codebook"] = "words"
+    start: Literal["words", "codebook", "waves"] = "words"
     rank: int = 12
     rate: float = 2e-3
     head_rate: float = 2e-2
@@ -112,7 +113,7 @@ class Trainer:
                 "help, and without reasoning every fraction is 1"
             )
         self.indices = list(self.sampler)
-        self.host = PerceptionAdapter(config.codes, config.rank, config.seed, config.start)
+        self.host = PerceptionAdapter(config.codes, config.rank, config.seed, config.start, config.asks)
         if config.begin is not None:
             self.host.begin(config.begin)
         first = config.seed * 10 * (config.pictures + config.reasoning)
@@ -176,7 +177,7 @@ class Trainer:
         config, rng = self.config, np.random.default_rng((self.config.seed, self.step))
         if not config.made_up:
             return 0.0
-        return self.conclusions.loss(self.conclusions.drawn(rng, config.made_up, int(rng.choice((2, 3)))))[0]
+        return self.conclusions.loss(self.host.texts.made_up(rng, config.made_up))[0]
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
@@ -234,12 +235,12 @@ class Trainer:
 def tested(model: Path, questions: int) -> dict[str, float]:
     """Accuracy of a trained model on test scenes, by its own answers."""
     from vistok.lvlm.perception_model import load_perception
-    from vistok.lvlm.point_questions import PointTexts, point_questions
-    from vistok.lvlm.replacement_test import OWN, answer_direct, replacement_test
+    from vistok.lvlm.perception_rows import asked_of, chain_rows
+    from vistok.lvlm.replacement_test import OWN, answer_direct
 
     host = load_perception(model)
-    asked = point_questions(PointTexts(host.attachment.families[0]), questions)
-    said = replacement_test(host, asked, ())[OWN] if host.settings["chain"] else answer_direct(host, asked)
+    asked = asked_of(host, questions)
+    said = chain_rows(host, asked, replaced=False)[OWN] if host.settings["chain"] else answer_direct(host, asked)
     right = accuracy([one.answer == question.answer for one, question in zip(said, asked, strict=True)])
     return {"accuracy": right.accuracy}
 

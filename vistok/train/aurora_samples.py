@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vistok.data.scenes.layout import Layout, make_layout
 from vistok.data.scenes.splits import seeds_of
-from vistok.lvlm.point_questions import PointTexts
+from vistok.lvlm.perception_texts import PerceptionTexts
 from vistok.lvlm.relevance import IGNORED
 
 Slot = tuple[list[int], list[int]]  # ids and labels, as long as question and answer are
@@ -23,7 +23,7 @@ Slot = tuple[list[int], list[int]]  # ids and labels, as long as question and an
 class Packed:
     """ids, labels [B, S T] int64, slots padded on the right to T; a label stands under the token that predicts it.
 
-    concluding [B, S T] bool: where the name of the right point, two words, is predicted.
+    concluding [B, S T] bool: where the words of the answer are predicted.
     """
 
     ids: Tensor
@@ -32,8 +32,8 @@ class Packed:
     slot_length: int
 
 
-def usable_scenes(texts: PointTexts, first: int, count: int, questions: int) -> list[Layout]:
-    """The next `count` training scenes from the split's seed number `first` on that have so many point questions."""
+def usable_scenes(texts: PerceptionTexts, first: int, count: int, questions: int) -> list[Layout]:
+    """The next `count` training scenes from the split's seed number `first` on that have so many questions."""
     found: list[Layout] = []
     for seed in seeds_of("train")[first:]:
         layout = make_layout(seed)
@@ -48,7 +48,7 @@ def usable_scenes(texts: PointTexts, first: int, count: int, questions: int) -> 
 class Slots:
     """Samples of scenes as slots of ids. chain: whether reasoning says spans before the label."""
 
-    def __init__(self, tokenizer: Any, texts: PointTexts, questions: int, *, chain: bool) -> None:
+    def __init__(self, tokenizer: Any, texts: PerceptionTexts, questions: int, *, chain: bool) -> None:
         self.texts, self.questions, self.chain = texts, questions, chain
         self._tokenizer = tokenizer
         self._kept: dict[tuple[int, bool], list[Slot]] = {}
@@ -63,7 +63,8 @@ class Slots:
             for part, fill in enumerate(fills)
         )
         ends = (labels == self._tokenizer.eos_token_id) & torch.tensor(reasoning)[:, None]
-        return Packed(ids, labels, ends.roll(-1, 1) | ends.roll(-2, 1), length)
+        words = range(1, self.texts.answer_words + 1)
+        return Packed(ids, labels, torch.stack([ends.roll(-place, 1) for place in words]).any(0), length)
 
     def _slots(self, layout: Layout, reasoning: bool) -> list[Slot]:
         key = (layout.seed, reasoning)

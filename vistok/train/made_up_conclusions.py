@@ -1,17 +1,15 @@
-"""Conclusions from made-up depth tokens, as a loss: which of some things has the largest or the smallest code.
+"""Conclusions from made-up spans, as a loss: which of some things has the largest code, or how many spans there are.
 
-Names and depths are drawn, no scene is behind them and no picture is run. B questions, T ids, V scores.
+Names and codes are drawn, no scene is behind them and no picture is run. B questions, T ids, V scores.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vistok.data.perception.scene_points import SCENE_RULES, made_up_points
-from vistok.lvlm.point_questions import KINDS, PointQuestion
+from vistok.lvlm.perception_texts import PerceptionQuestion
 from vistok.train.perception_adapter import PerceptionAdapter
 
 
@@ -26,31 +24,26 @@ class MadeUpConclusions:
         vision = host.model.config.vision_config
         self._visual_tokens = (vision.image_size // vision.patch_size) ** 2
 
-    def drawn(
-        self, rng: np.random.Generator, count: int, points: int, contrast: float = SCENE_RULES.contrast
-    ) -> list[PointQuestion]:
-        """`count` questions about so many things each, nearest and farthest equally likely."""
-        made = [made_up_points(rng, points, contrast) for _ in range(count)]
-        return [self.host.texts.about(markers, KINDS[rng.integers(len(KINDS))]) for markers in made]
+    def loss(self, questions: Sequence[PerceptionQuestion]) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy [] over conclusions, `copied` times that over other words of chains; right answers [B].
 
-    def loss(self, questions: Sequence[PointQuestion]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy [] over conclusions, `copied` times that over other words of chains; right names [B] bool.
-
-        Codes have no loss: nothing says what they are. questions: about equally many things, so equally long.
+        Codes have no loss: nothing says what they are. Right answers are bool.
         """
-        ids, (chain, conclusion) = self.ids(questions)
+        ids, chains, conclusions, ends = self.ids(questions)
         logits, labels = self.logits(ids), ids[:, 1:]
         each = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
         places = torch.arange(labels.shape[1])
         codes = self.host.attachment.maps[self.host.family.name].is_code(labels)
-        concluding = (places >= conclusion - 1).expand_as(labels)
-        copied = (places >= chain - 1) & ~concluding & ~codes
-        # The word that was asked for comes first, the end last; the name is what is between.
-        right = (logits[:, conclusion:-2].argmax(-1) == ids[:, conclusion + 1 : -1]).all(1)
+        said = (places >= chains[:, None] - 1) & (places < ends[:, None] - 1)
+        concluding = said & (places >= conclusions[:, None] - 1)
+        copied = said & ~concluding & ~codes
+        # The end comes last; the answer is what is before it.
+        answers = (places < ends[:, None] - 2) & (places >= ends[:, None] - 2 - self.host.texts.answer_words)
+        right = ((logits[:, :-1].argmax(-1) == labels) | ~answers).all(1)
         return each[concluding].mean() + self.copied * each[copied].mean(), right
 
-    def ids(self, questions: Sequence[PointQuestion]) -> tuple[Tensor, tuple[int, int]]:
-        """Ids [B, T] of questions with chains, and where chain and conclusion begin."""
+    def ids(self, questions: Sequence[PerceptionQuestion]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ids [B, T] of questions with chains, padded on the right; where chain, conclusion and padding begin, [B]."""
         tokenizer = self.host.processor.tokenizer
         rows = [
             [
@@ -63,8 +56,12 @@ class MadeUpConclusions:
             ]
             for question in questions
         ]
-        asked, chain, _ = map(len, rows[0])
-        return torch.tensor([[i for part in row for i in part] for row in rows]), (asked, asked + chain)
+        lengths = torch.tensor([[len(part) for part in row] for row in rows]).cumsum(1)
+        longest, fill = int(lengths[:, -1].max()), int(tokenizer.pad_token_id)
+        flat = [[i for part in row for i in part] for row in rows]
+        ids = torch.tensor([row + [fill] * (longest - len(row)) for row in flat])
+        chains, conclusions, ends = lengths.unbind(1)
+        return ids, chains, conclusions, ends
 
     def logits(self, ids: Tensor) -> Tensor:
         """[B, T, V] for ids [B, T], each row behind the lead and the places of visual tokens that are not there."""

@@ -1,4 +1,4 @@
-"""What stages of AURORA train on `micro_lvlm`: new rows for a depth family, and LoRA on the language model.
+"""What stages of AURORA train on `micro_lvlm`: new rows for a family of spans, and LoRA on the language model.
 
 Tower, projector and old rows are frozen. Stages hand rows and matrices on by their checkpoints.
 """
@@ -42,25 +42,33 @@ class PerceptionAdapter:
     in front of the picture.
     """
 
-    def __init__(self, codes: int, rank: int, seed: int, start: Literal["words", "codebook"] = "words") -> None:
-        """start: of code rows in the head, "words" between words of distances, "codebook" along one line."""
+    def __init__(
+        self,
+        codes: int,
+        rank: int,
+        seed: int,
+        start: Literal["words", "codebook", "waves"] = "words",
+        asks: Literal["depths", "counts"] = "depths",
+    ) -> None:
+        """start: of code rows, in the head "words" between words of distances, or "codebook" along one line, which
+        both are in the embedding; or "waves" in both, sums of waves along an axis. asks: what texts are about.
+        """
         from peft import LoraConfig, get_peft_model
 
         from vistok.lvlm.load import load_lvlm
         from vistok.lvlm.new_rows import attach
         from vistok.lvlm.packed_questions import NAME
-        from vistok.lvlm.point_questions import PointTexts
+        from vistok.lvlm.perception_texts import perception_texts
         from vistok.lvlm.row_training import trainable_token_settings
-        from vistok.lvlm.token_families import depth
 
         self.codes, self.rank, self.seed = codes, rank, seed
-        self.family = depth(codes)
-        self.texts = PointTexts(self.family)
+        self.texts = perception_texts(asks, codes)
+        self.family = self.texts.family
         self.model, self.processor = load_lvlm(BASE)
         tokenizer = self.processor.tokenizer
         draw = torch.Generator().manual_seed(seed)
         self.attachment = attach(tokenizer, self.model, [self.family], start=self._start(start), generator=draw)
-        self._start_inputs()
+        self._start_inputs(self._waves() if start == "waves" else self._line())
         self.model.requires_grad_(False)
         self.model.model.language_model.config._attn_implementation = NAME
         torch.manual_seed(seed)
@@ -96,6 +104,8 @@ class PerceptionAdapter:
 
         if start == "codebook":
             return self._line()
+        if start == "waves":
+            return self._waves()
         return row_starts.anchored(*level_weights(self.codes, self.processor.tokenizer.get_vocab()))
 
     def _line(self) -> Any:
@@ -103,9 +113,14 @@ class PerceptionAdapter:
 
         return row_starts.codebook(torch.linspace(-1, 1, self.codes)[:, None])
 
+    def _waves(self) -> Any:
+        from vistok.lvlm import row_starts
+
+        return row_starts.sincos(torch.linspace(0, 1, self.codes))
+
     @torch.no_grad()
-    def _start_inputs(self) -> None:
-        """Codes are read along one line: words of distances were only ever answers, so their rows there say nothing.
+    def _start_inputs(self, codes_start: Any) -> None:
+        """Words of distances were only ever answers, so their rows in the embedding say nothing to start codes from.
 
         START begins as the colon in front of every answer, END as the end of one: where codes stand, words did.
         """
@@ -114,7 +129,7 @@ class PerceptionAdapter:
         words, codes = self.processor.tokenizer.get_vocab(), self.attachment.maps[self.family.name]
         embedding = matrices(self.model)["embedding"]
         old, draw = embedding[: self.attachment.tokens[0]].float(), torch.Generator().manual_seed(self.seed)
-        embedding[list(codes.codes)] = self._line()(old, len(codes), draw).to(embedding)
+        embedding[list(codes.codes)] = codes_start(old, len(codes), draw).to(embedding)
         for matrix in matrices(self.model).values():
             matrix[codes.begin[0]], matrix[codes.end[0]] = matrix[words[":"]], matrix[words["</s>"]]
 
