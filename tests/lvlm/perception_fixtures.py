@@ -1,4 +1,4 @@
-"""The micro LVLM with a depth family that nobody trained, as a folder that `load_perception` takes."""
+"""The micro LVLM with a family that nobody trained, as a folder that `load_perception` takes."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,14 @@ from vistok.lvlm.point_questions import level_weights
 from vistok.lvlm.row_files import export_rows
 
 
-def save_untrained(folder: Path) -> Path:
+def save_untrained(folder: Path, family=token_families.depth(16)) -> Path:
+    """Depth codes start between words, others at the mean."""
     folder.mkdir(parents=True)
     model, processor = load_lvlm("micro_lvlm")
-    start = row_starts.anchored(*level_weights(16, processor.tokenizer.get_vocab()))
-    attachment = attach(processor.tokenizer, model, [token_families.depth(16)], start=start)
+    start = row_starts.mean()
+    if family.name == "depth":
+        start = row_starts.anchored(*level_weights(16, processor.tokenizer.get_vocab()))
+    attachment = attach(processor.tokenizer, model, [family], start=start)
     export_rows(folder / ROWS, model.half(), attachment)
-    (folder / SETTINGS).write_text(json.dumps({"base": "micro_lvlm", "family": "depth", "chain": True}))
+    (folder / SETTINGS).write_text(json.dumps({"base": "micro_lvlm", "family": family.name, "chain": True}))
     return folder

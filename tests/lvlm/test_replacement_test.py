@@ -5,7 +5,7 @@ import torch
 
 from vistok.lvlm.perception_model import load_perception
 from vistok.lvlm.point_questions import PointTexts, point_questions
-from vistok.lvlm.replacement_test import OWN, _Answers, answer_direct, replacement_test
+from vistok.lvlm.replacement_test import OWN, SceneAnswers, answer_direct, replacement_test
 from vistok.lvlm.span_replacement import MODES
 
 from .perception_fixtures import save_untrained
@@ -42,7 +42,7 @@ def test_batches_of_any_size_give_the_same_answers(host, questions):
 
 
 def test_the_answer_is_read_behind_the_last_span(host, questions):
-    tokenizer, answers = host.processor.tokenizer, _Answers(host, questions, 3)
+    tokenizer, answers = host.processor.tokenizer, SceneAnswers(host, questions, 3)
     before = tokenizer("far red star <DEPTH_START> <DEPTH_3> <DEPTH_END>", add_special_tokens=False).input_ids
     behind = tokenizer("farther red star", add_special_tokens=False).input_ids
     assert answers.said(before).answer == "" and answers.said(before).codes == (3,)

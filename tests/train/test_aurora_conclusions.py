@@ -45,9 +45,10 @@ def test_steps_begin_with_pairs_far_apart_and_come_to_the_contrast_of_scenes(unt
 def test_the_loss_is_over_conclusions_and_copied_words_and_knows_no_code(untrained):
     trainer = untrained
     asked = trainer.questions(0)
-    ids, (chain, conclusion) = trainer.conclusions.ids(asked)
+    ids, chains, conclusions, ends = trainer.conclusions.ids(asked)
     tokenizer = trainer.host.processor.tokenizer
-    for row, question in zip(ids, asked, strict=True):
+    for row, chain, conclusion, end, question in zip(ids, chains, conclusions, ends, asked, strict=True):
+        assert end == len(row), "two things each, or three each"
         assert tokenizer.decode(row) == f"{question.text} assistant : {question.chain} </s>"
         assert tokenizer.decode(row[chain:conclusion]) + f" {question.conclusion}" == question.chain
     logits = trainer.conclusions.logits(ids)
@@ -96,3 +97,26 @@ def test_an_interrupted_run_ends_with_the_same_bits_and_aurora_begins_there(trai
 def test_in_fifty_steps_it_names_things_of_the_list_more_often_than_at_first(training):
     row = train(replace(training, rank=16, batch=32, steps=50, pairs=50, warmup=10, test_questions=100, log_every=50))
     assert row["accuracy_2"] > 0.15, "none before, a half by guessing which of two"
+
+
+def test_lists_of_any_length_are_asked_together_and_the_loss_knows_their_numbers_alone(tmp_path):
+    trainer = Trainer(
+        Training(out=str(tmp_path), asks="counts", codes=12, start="waves", rank=1, batch=8, copied=0.0, bf16=False)
+    )
+    asked = trainer.questions(0)
+    assert len({question.points for question in asked}) > 1
+    ids, _, conclusions, ends = trainer.conclusions.ids(asked)
+    tokenizer = trainer.host.processor.tokenizer
+    for row, conclusion, end, question in zip(ids, conclusions, ends, asked, strict=True):
+        assert tokenizer.decode(row[conclusion:end]) == f"{question.points} </s>"
+        assert (row[end:] == tokenizer.pad_token_id).all()
+    loss, _ = trainer.conclusions.loss(asked)
+    alone = torch.stack([trainer.conclusions.loss([question])[0] for question in asked])
+    assert torch.allclose(loss, alone.mean(), atol=1e-4), "padding and other questions change nothing"
+    logits = trainer.conclusions.logits(ids)
+    expected = [
+        torch.nn.functional.cross_entropy(row[conclusion - 1 : end - 1], answer[conclusion:end])
+        for row, answer, conclusion, end in zip(logits, ids, conclusions, ends, strict=True)
+    ]
+    assert torch.allclose(loss, torch.stack(expected).mean(), atol=1e-4)
+    assert "accuracy_0" in trainer.tested(14) and "accuracy_6" in trainer.tested(14)
