@@ -10,8 +10,10 @@ from vistok.lvlm.perception_model import ROWS, SETTINGS
 from vistok.lvlm.point_questions import level_weights
 from vistok.lvlm.row_files import export_rows
 
+DEPTH = token_families.depth(16)
 
-def save_untrained(folder: Path, family=token_families.depth(16)) -> Path:
+
+def save_untrained(folder: Path, family=DEPTH) -> Path:
     """Depth codes start between words, others at the mean."""
     folder.mkdir(parents=True)
     model, processor = load_lvlm("micro_lvlm")

@@ -114,3 +114,20 @@ def test_a_run_begins_with_the_rows_and_adapter_of_another(training, tmp_path):
         Trainer(replace(training, rank=2, begin=str(tmp_path / "first")))
     with pytest.raises(ValueError, match="nowhere: expected the checkpoint .* got none"):
         Trainer(replace(training, begin=str(tmp_path / "nowhere")))
+
+
+def test_counts_have_lists_or_numbers_as_answers_and_one_word_concludes(training):
+    for chain in (True, False):
+        counting = replace(training, asks="counts", codes=12, start="waves", chain=chain, questions=2)
+        trainer = Trainer(counting)
+        tokenizer, layout = trainer.host.processor.tokenizer, trainer.layouts[0]
+        packed = trainer.slots.packed([layout], [True])
+        asked = [trainer.host.texts.question(layout, number) for number in range(2)]
+        labels = packed.labels.unflatten(1, (2, packed.slot_length))[0]
+        for row, question in zip(labels, asked, strict=True):
+            assert tokenizer.decode(row[row != -100]) == f"{question.chain if chain else question.answer} </s>"
+        found = tokenizer.convert_ids_to_tokens(packed.labels[packed.concluding].tolist())
+        assert found == [question.answer for question in asked]
+    rows = trainer.host.attachment.maps["cells"]
+    head = matrices(trainer.host.model)["head"].detach()[list(rows.codes)]
+    assert (torch.cdist(head, head) + 9 * torch.eye(12)).min() > 0.1, "waves keep codes of the head apart"

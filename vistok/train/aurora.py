@@ -1,9 +1,9 @@
 """A small vision-language model learns to write perception tokens before it answers (AURORA, arXiv:2412.03548).
 
 New rows for a family of spans and LoRA on the language model of `micro_lvlm`; tower, projector and old rows are frozen.
-Generation samples say how far named things of a scene are, each as START, one code, END, or where the things of a colour
-or a shape are; reasoning samples ask which is nearest or farthest, or how many there are. With `chain` the answer says
-the span of every thing first, without it the name or number alone; all else is equal: scenes, questions, order, steps.
+Generation samples say how far named things of a scene are, each as START, one code, END, or where things of a colour or
+a shape are; reasoning samples ask which is nearest or farthest, or how many there are. With `chain` the answer says the
+span of every thing first, without it the name or number alone; all else is equal: scenes, questions, order, steps.
 Few scenes reason, many generate, in the order of `CurriculumSampler`. To compare codes or to count spans can be learned
 before, without pictures (`aurora_conclusions`). A step follows from its number, so a
 stopped run goes on as if it had not been.
