@@ -81,7 +81,7 @@ class CountTexts:
         return text.replace("how many", "what"), self.listed(self._cells(layout.things, text))
 
     def question(self, layout: Layout, number: int) -> CountQuestion | None:
-        """How many there are of a colour or a shape, each number that the scene has equally likely."""
+        """How many there are of a colour or a shape, n of them n + 1 times as likely as none."""
         drawn = self._drawn(layout, 8, number)
         return None if drawn is None else self.about(layout, *drawn)
 
@@ -108,7 +108,9 @@ class CountTexts:
         if not asked:
             return None
         answers = sorted({question.answer for question in asked})
-        answer = answers[rng.integers(len(answers))]
+        # Else scenes with several of a kind, which are few, would hardly ever be asked for them.
+        weights = np.array([int(answer) + 1 for answer in answers])
+        answer = answers[rng.choice(len(answers), p=weights / weights.sum())]
         fitting = [question for question in asked if question.answer == answer]
         chosen = fitting[rng.integers(len(fitting))]
         return chosen.text, chosen.kind

@@ -63,7 +63,7 @@ class PointTexts:
     """Questions in words, with the strings of a depth family. Every draw depends on the scene's seed and a number."""
 
     answer_words = 2
-    made_up_points = (2, 3)
+    made_up_points: tuple[int, ...] = (2, 3)
 
     def __init__(self, family: TokenFamily) -> None:
         """Raises: ValueError if the family has not one marker before and one behind its codes."""
