@@ -44,7 +44,7 @@ def test_models_that_count_are_asked_how_many_and_compared_to_their_like_alone(t
     perception(counts, counts, questions=5, json=str(tmp_path / "table.json"))
     numbers = json.loads((tmp_path / "table.json").read_text())
     assert list(numbers["rows"]) == ["direct", "chain", "oracle", "random_places", "random_number", "program"]
-    assert set(numbers["rows"]["chain"]["kinds"]) == {"count_color", "count_shape"} and numbers["blind"] == 0.2
+    assert set(numbers["rows"]["chain"]["kinds"]) == {"count_color", "count_shape"} and numbers["blind"] == 0.4
     assert numbers["codes"]["true_by_program"] == 1
     assert "how many of a colour or a shape" in capsys.readouterr().out
     depths = str(save_untrained(tmp_path / "depths"))

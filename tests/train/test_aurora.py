@@ -129,5 +129,6 @@ def test_counts_have_lists_or_numbers_as_answers_and_one_word_concludes(training
         found = tokenizer.convert_ids_to_tokens(packed.labels[packed.concluding].tolist())
         assert found == [question.answer for question in asked]
     rows = trainer.host.attachment.maps["cells"]
+    trainer.host.adapted.merge_and_unload()
     head = matrices(trainer.host.model)["head"].detach()[list(rows.codes)]
     assert (torch.cdist(head, head) + 9 * torch.eye(12)).min() > 0.1, "waves keep codes of the head apart"
