@@ -1,7 +1,8 @@
 """What was measured of each method, told from result files that lie beside the embedded weights.
 
-`vistok/pretrained/NAME/eval_VERB.json` is what `vistok eval VERB ... --json` wrote; `train_ett_nano.json` holds the last
-metrics of runs of `vistok train ett_nano`, by the way to tune. A new verb adds its sentence to `SENTENCES`.
+`vistok/pretrained/NAME/eval_VERB.json` is what `vistok eval VERB ... --json` wrote, of pruners without the rows by kind
+of question; `train_ett_nano.json` holds the last metrics of runs of `vistok train ett_nano`, by the way to tune. A new
+verb adds its sentence to `SENTENCES`.
 """
 
 import ast
