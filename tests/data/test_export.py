@@ -191,6 +191,8 @@ def test_what_is_there_is_never_overwritten(store, tmp_path, to):
     for out in (store.path, store.path / "out"):
         with pytest.raises(ValueError, match="apart from"):
             export_store(store.path, out, to)
+    with pytest.raises(ValueError, match="memory://out: expected a local folder, got a URL"):
+        export_store(store.path, "memory://out", to)
     assert (tmp_path / "file").read_text() == "mine" and not any((tmp_path / "folder").iterdir())
 
 

@@ -196,6 +196,8 @@ def test_folders_that_cannot_be_the_new_store_are_refused(tmp_path):
     for out in (source, source / "new", tmp_path, source / "../x/y"):
         with pytest.raises(ValueError, match="apart from"):
             merge_stores([source], out)
+    with pytest.raises(ValueError, match="memory://out: expected a local folder, got a URL"):
+        merge_stores([source], "memory://out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="full: expected a new or empty folder or a token store, got other files"):

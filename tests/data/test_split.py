@@ -239,6 +239,8 @@ def test_folders_that_cannot_be_the_parts_are_refused(tmp_path):
     for out in (source, source / "parts"):
         with pytest.raises(ValueError, match="apart from"):
             split_store(source, out, PARTS)
+    with pytest.raises(ValueError, match="memory://out: expected a local folder, got a URL"):
+        split_store(source, "memory://out", PARTS)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="full: expected a new or empty folder, or these parts, got mine.txt"):

@@ -5,18 +5,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vistok.data.store_files import StoreFiles
+from vistok.data.store_files import StoreFiles, is_url
 
 _FILE = "dataset.json"
 
 
-def check_apart(out: Path, sources: Iterable[Path]) -> None:
-    """Raise ValueError if a result would lie in a store that it is made of, or the other way round."""
-    there = out.resolve()
+def folder_apart(out: str | Path, sources: Iterable[Path]) -> Path:
+    """The folder of a result that is made of stores.
+
+    Raises: ValueError if it is a URL, or would lie in one of the stores, or the other way round.
+    """
+    if is_url(out):
+        raise ValueError(f"{out}: expected a local folder, got a URL; copy what is made there afterwards")
+    there = Path(out).resolve()
     for source in sources:
         here = source.resolve()
         if there.is_relative_to(here) or here.is_relative_to(there):
             raise ValueError(f"{out}: expected a folder apart from {source}, the one lies in the other; choose another")
+    return Path(out)
 
 
 def claim(files: StoreFiles, dataset: Mapping[str, Any]) -> None:

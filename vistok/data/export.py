@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vistok.data.arrow_table import as_numpy_dtype, column_kinds, to_table
-from vistok.data.claim import check_apart
+from vistok.data.claim import folder_apart
 from vistok.data.shard_content import CommittedStore, open_committed
 
 Format = Literal["parquet", "datasets", "webdataset"]
@@ -41,8 +41,7 @@ def export_store(path: str | Path, out: str | Path, to: Format, *, allow_incompl
     if to not in _WRITERS:
         raise ValueError(f"export: expected a format out of {', '.join(get_args(Format))}, got {to!r}")
     store = open_committed(path)
-    target = Path(out)
-    check_apart(target, [store.root])
+    target = folder_apart(out, [store.root])
     store.check_complete(allow_incomplete)
     if not store.commits:
         raise ValueError(f"{store.root}: expected a committed shard to export, got none")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vistok.data.claim import check_apart, claim
+from vistok.data.claim import claim, folder_apart
 from vistok.data.local_files import LocalFiles
 from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import locked, read_commit, shard_files, write_atomic
@@ -45,9 +45,8 @@ def merge_stores(sources: Sequence[str | Path], out: str | Path, *, allow_incomp
     """
     if not sources:
         raise ValueError("merge: expected at least one store and the folder of the new one, got no store")
-    root = Path(out)
     stores = [open_committed(source) for source in sources]
-    check_apart(root, [store.root for store in stores])
+    root = folder_apart(out, [store.root for store in stores])
     for store in stores:
         store.check_complete(allow_incomplete)
     _check_alike(stores)

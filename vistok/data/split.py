@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from vistok.data.claim import check_apart, claim
+from vistok.data.claim import claim, folder_apart
 from vistok.data.local_files import LocalFiles
 from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import Sample, locked, read_commit, write_shard
@@ -79,8 +79,7 @@ def split_store(
     """
     _check_parts(parts)
     store = open_committed(source)
-    root = Path(out)
-    check_apart(root, [store.root])
+    root = folder_apart(out, [store.root])
     store.check_complete(allow_incomplete)
     _check_folder(root, parts)
     planned = _plan(store, parts, seed)

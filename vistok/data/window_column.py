@@ -20,14 +20,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vistok.data.claim import check_apart, claim
+from vistok.data.claim import claim, folder_apart
 from vistok.data.equal_windows import WORD, DigitModel, Words, check_bits, decode_windows, digit_sizes, encode_windows
 from vistok.data.local_files import LocalFiles
 from vistok.data.origin import Origin, dataset_of, origins
 from vistok.data.shard import locked, read_commit, shard_files, write_atomic
 from vistok.data.shard_content import CommittedStore, ShardContent, open_committed
 from vistok.data.store import TokenStore
-from vistok.data.store_files import is_url
 
 FIELD = pa.field("windows", pa.list_(pa.uint16()))
 
@@ -71,10 +70,8 @@ def add_windows(
     windows already, if bits or digits do not fit, or if `out` holds something else; then nothing is written.
     """
     check_bits(bits)
-    if is_url(out):
-        raise ValueError(f"{out}: expected a local folder for the new store, got a URL; copy it there afterwards")
-    store, root = open_committed(source), Path(out)
-    check_apart(root, [store.root])
+    store = open_committed(source)
+    root = folder_apart(out, [store.root])
     store.check_complete(False)
     codes = _codes(store)
     alphabets = model.sizes if model is not None else digit_sizes(codes) if sizes is None else sizes

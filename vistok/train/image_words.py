@@ -183,7 +183,7 @@ class Trainer:
         since = self.step if base else self.step - config.base_steps
         length = config.base_steps if base else config.steps - config.base_steps
         return (config.base_rate if base else config.rate) * min(
-            1.0, (since + 1) / config.warmup, 3 * (length - since) / length
+            1.0, (since + 1) / max(1, config.warmup), 3 * (length - since) / length
         )
 
     @torch.no_grad()

@@ -220,7 +220,7 @@ class Trainer:
         config = self.config
         since = self.step - config.tower_steps if self.step >= config.tower_steps else self.step
         left = (config.steps - self.step) / (config.steps / 3)
-        return min(1.0, (since + 1) / config.warmup, left)
+        return min(1.0, (since + 1) / max(1, config.warmup), left)
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
