@@ -63,7 +63,7 @@ def test_no_verb_is_wrong_usage_and_shows_help_on_stderr(capsys: pytest.CaptureF
 
 def test_an_unknown_verb_names_the_close_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["docter"]) == 2
-    assert capsys.readouterr().err == "error: no command 'docter'; did you mean doctor?\n"
+    assert capsys.readouterr().err == "error: no command 'docter'; did you mean doctor, docs?\n"
 
 
 def test_a_new_verb_is_one_file(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
