@@ -3,16 +3,19 @@
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 Task = Callable[..., None]
 _POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0  # for workers without a task to end
 _work: dict[str, Any] = {}  # what a worker process was started with
 
 
@@ -49,7 +52,9 @@ def _run_pool(
 ) -> None:
     """Takes from `left` what is done."""
     counts: SimpleQueue[int] = context.SimpleQueue()
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(task, counts))
+    waiting: set[Future[None]] = set()
     try:
         numbers = {pool.submit(_work_on, number, *arguments): number for number, arguments in left.items()}
         waiting = set(numbers)
@@ -61,7 +66,20 @@ def _run_pool(
                 future.result()
                 del left[numbers[future]]
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        while any(future.running() for future in waiting):
+            time.sleep(_POLL_SECONDS)
+        _end(set(active_children()) - others)
+        pool.shutdown(wait=True)
+
+
+def _end(idle: set[BaseProcess]) -> None:
+    """Workers that are done go by themselves, but not if another one died with the lock of the queue in its hands."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in idle:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in idle:
+        process.kill()
 
 
 def _start_worker(task: bytes, counts: "SimpleQueue[int]") -> None:
