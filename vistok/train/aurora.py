@@ -24,11 +24,10 @@ from torch import Tensor
 
 from vistok.metrics.accuracy import accuracy
 from vistok.train.aurora_samples import Packed, Slots, usable_scenes, visual_tokens
-from vistok.train.checkpoint import read_state, write_state
 from vistok.train.curriculum import CurriculumSampler
 from vistok.train.made_up_conclusions import MadeUpConclusions
 from vistok.train.metrics_log import append_row, last_row
-from vistok.train.perception_adapter import BASE, AdapterOptimizers, PerceptionAdapter
+from vistok.train.perception_adapter import BASE, AdapterOptimizers, PerceptionAdapter, resume_stage, write_stage
 from vistok.train.step_loop import OnStep, run_steps
 
 
@@ -182,22 +181,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "trained": self.host.state(),
-            "optimizers": self.optimizers.state(),
-        }
-        write_state(self.out, state)
+        write_stage(self)
 
     def resume(self) -> None:
         """Go on from `out/last.pt` if there is one."""
-        state = read_state(self.out)
-        if state is None:
-            return
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.host.take(state["trained"], str(self.out))
-        self.optimizers.restore(state["optimizers"])
+        resume_stage(self)
 
     def export(self) -> None:
         """Write rows and low-rank matrices to `out/model`, whole or not at all; this ends the training of the object.

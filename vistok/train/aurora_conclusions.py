@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from vistok.lvlm.perception_texts import PerceptionQuestion
-from vistok.train.checkpoint import read_state, write_state
 from vistok.train.made_up_conclusions import MadeUpConclusions
 from vistok.train.metrics_log import append_row, last_row
-from vistok.train.perception_adapter import AdapterOptimizers, PerceptionAdapter
+from vistok.train.perception_adapter import AdapterOptimizers, PerceptionAdapter, resume_stage, write_stage
 from vistok.train.step_loop import OnStep, run_steps
 
 _EARLY_PAIRS, _PAIRS = 0.9, 0.4  # share of steps about two things, while contrasts shrink and then
@@ -111,19 +110,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "trained": self.host.state(),
-            "optimizers": self.optimizers.state(),
-        }
-        write_state(self.out, state)
+        write_stage(self)
 
     def resume(self) -> None:
         """Go on from `out/last.pt` if there is one."""
-        state = read_state(self.out)
-        if state is None:
-            return
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.host.take(state["trained"], str(self.out))
-        self.optimizers.restore(state["optimizers"])
+        resume_stage(self)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from vistok.train.checkpoint import read_state
+from vistok.train.checkpoint import read_state, write_state
 from vistok.train.optimizers import restore
 
 BASE = "micro_lvlm"
@@ -160,10 +160,33 @@ class AdapterOptimizers:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def state(self) -> list[dict[str, Any]]:
-        """For a checkpoint."""
-        return [optimizer.state_dict() for optimizer in self.optimizers]
 
-    def restore(self, states: list[dict[str, Any]]) -> None:
-        """Go on from a checkpoint."""
-        restore(self.optimizers, states)
+class PerceptionStage(Protocol):
+    """What the checkpoint of a stage is of."""
+
+    out: Path
+    host: PerceptionAdapter
+    optimizers: AdapterOptimizers
+    step: int
+    seconds: float
+
+
+def write_stage(stage: PerceptionStage) -> None:
+    """Write `out/last.pt`, whole or not at all."""
+    state = {
+        "step": stage.step,
+        "seconds": stage.seconds,
+        "trained": stage.host.state(),
+        "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers.optimizers],
+    }
+    write_state(stage.out, state)
+
+
+def resume_stage(stage: PerceptionStage) -> None:
+    """Go on from `out/last.pt` if there is one. Raises: ValueError if its rows or matrices are others."""
+    state = read_state(stage.out)
+    if state is None:
+        return
+    stage.step, stage.seconds = state["step"], state["seconds"]
+    stage.host.take(state["trained"], str(stage.out))
+    restore(stage.optimizers.optimizers, state["optimizers"])
