@@ -43,7 +43,7 @@ def test_an_arm_of_one_part_has_no_loss_of_the_other(training, name, head):
 
 def test_vectors_of_ids_lead_back_to_them(training):
     trainer = Trainer(training)
-    ids = trainer.pictures.ids
+    ids = trainer.trial.pictures.ids
     assert torch.equal(trainer.nearest_ids(trainer.vectors(ids)), ids)
     spread = trainer.vectors(ids).flatten(0, 1)
     torch.testing.assert_close(spread.mean(0), torch.zeros(6), atol=1e-4, rtol=0)

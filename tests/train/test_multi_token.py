@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vistok.train.multi_token import Trainer, Training, levels_of, metrics_of, train
+from vistok.train.multi_token import Trainer, Training, metrics_of, train
+from vistok.train.portrait_trial import levels_of
 
 
 @pytest.fixture

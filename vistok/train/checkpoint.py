@@ -1,4 +1,4 @@
-"""The state of a training on disk: `last.pt`, whole or not at all."""
+"""The state of a training on disk, `last.pt`, and the weights that it made: whole or not at all."""
 
 import os
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 _NAME = "last.pt"
 
@@ -24,3 +26,11 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def write_weights(file: Path, module: nn.Module) -> None:
+    """Write a module's state as safetensors, whole or not at all; folders are made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.tmp.{os.getpid()}")
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, partial)
+    os.replace(partial, file)

@@ -22,8 +22,6 @@ is no gain of itself, for vectors of this tokenizer are the codes of the ids: th
 paper takes them from a pretrained encoder. Texture and shape are near chance (33 and 17) in all arms.
 """
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,18 +29,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vistok.layers.digit_codes import join_digits, split_digits
 from vistok.layers.joint_diffusion import JointDenoiser, noised
 from vistok.ops.nearest_code import nearest_code
-from vistok.registry import create
+from vistok.train.checkpoint import write_weights
 from vistok.train.metrics_log import append_row
-from vistok.train.multi_token import levels_of
 from vistok.train.naming_and_drawing import picture_sheet
-from vistok.train.portrait_codes import PortraitCodes, kept_portraits, pictures_of
-from vistok.train.portrait_reader import ATTRIBUTES, PortraitReader
+from vistok.train.portrait_codes import PortraitCodes, pictures_of
+from vistok.train.portrait_reader import ATTRIBUTES
+from vistok.train.portrait_trial import PortraitTrial
 from vistok.train.same_settings import keep_settings
 from vistok.train.stage import Stage, StageSettings
 from vistok.train.step_loop import OnStep
@@ -125,38 +122,27 @@ class Trainer:
     def __init__(self, config: Training) -> None:
         """Raises: ValueError for a tokenizer without FSQ levels."""
         self.config, self.out = config, Path(config.out)
-        tokenizer: Any = create("tokenizer", config.tokenizer, pretrained=True)
-        self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.sizes = levels_of(self.tokenizer)
-
-    @cached_property
-    def pictures(self) -> PortraitCodes:
-        """To learn from."""
-        config = self.config
-        return kept_portraits(self.out / "train.safetensors", self.tokenizer, "train", config.pictures, config.side)
-
-    @cached_property
-    def held_out(self) -> PortraitCodes:
-        """To judge by."""
-        config = self.config
-        return kept_portraits(self.out / "test.safetensors", self.tokenizer, "test", config.held_out, config.side)
+        self.trial = PortraitTrial(
+            self.out, config.tokenizer, config.pictures, config.held_out, config.side, config.reader_steps
+        )
+        self.sizes = self.trial.sizes
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [C] of codes, channel by channel."""
-        codes = self.tokenizer.quantizer.lookup(self.pictures.ids).flatten(0, 1)
+        codes = self.trial.tokenizer.quantizer.lookup(self.trial.pictures.ids).flatten(0, 1)
         return codes.mean(0), codes.std(0)
 
     def vectors(self, ids: Tensor) -> Tensor:
         """Ids [B, N] -> codes [B, N, C], standardised."""
         mean, std = self.scale
-        codes: Tensor = self.tokenizer.quantizer.lookup(ids)
+        codes: Tensor = self.trial.tokenizer.quantizer.lookup(ids)
         return (codes - mean) / std
 
     def nearest_ids(self, vectors: Tensor) -> Tensor:
         """Standardised vectors [B, N, C] -> ids [B, N] of the nearest codes."""
         mean, std = self.scale
-        codes = self.tokenizer.quantizer.lookup(torch.arange(self.tokenizer.codebook_sizes[0]))
+        codes = self.trial.tokenizer.quantizer.lookup(torch.arange(self.trial.tokenizer.codebook_sizes[0]))
         found: Tensor = nearest_code((vectors * std + mean).flatten(0, 1), codes)
         return found.reshape(vectors.shape[:2])
 
@@ -167,8 +153,8 @@ class Trainer:
         """
         config = self.config
         keep_settings("joint_tokens", config, self.out, _FREE)
-        found = self.read(self.real, "read", "")
-        rows = [self.real]
+        found = self.trial.read(self.trial.real, "read")
+        rows = [self.trial.real]
         for name, arm in ARMS.items():
             model = self.made()
             Stage(self.out / name, model, self.loss(model, arm), StageSettings(config.steps, config.rate)).run(on_step)
@@ -178,8 +164,8 @@ class Trainer:
             found |= self.measure(model, arm, name)
             for part, pictures in drawn.items():
                 label = name if part == "ids" or not arm.ids else f"{name}_{part}"
-                found |= self.read(pictures, "draw", f"_{label}")
-            self.export(model, name)
+                found |= self.trial.read(pictures, "draw", f"_{label}")
+            write_weights(self.out / "model" / f"{name}.safetensors", model)
         picture_sheet(self.out / "drawn.png", *rows)
         told = [found[f"draw_{name}_joint"] for name in ATTRIBUTES]
         return {"step": float(config.steps), "accuracy": sum(told) / len(told)} | found
@@ -187,10 +173,10 @@ class Trainer:
     def made(self) -> Teller:
         """An untrained model, the same each time."""
         config = self.config
-        tokens = (config.side // self.tokenizer.patch) ** 2
+        tokens = (config.side // self.trial.tokenizer.patch) ** 2
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            denoiser = JointDenoiser(self.sizes, self.tokenizer.dim, tokens, **config.model)
+            denoiser = JointDenoiser(self.sizes, self.trial.tokenizer.dim, tokens, **config.model)
             return Teller(denoiser, denoiser.position.shape[1])
 
     def loss(self, model: Teller, arm: Arm) -> Callable[[int], Tensor]:
@@ -199,7 +185,7 @@ class Trainer:
 
         def loss(step: int) -> Tensor:
             draw = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            chosen = torch.randint(len(self.pictures), (config.batch,), generator=draw)
+            chosen = torch.randint(len(self.trial.pictures), (config.batch,), generator=draw)
             t, s = config.least + (1 - config.least) * torch.rand(2, config.batch, generator=draw)
             together = torch.rand(config.batch, generator=draw) >= config.apart
             one = torch.ones(config.batch)
@@ -207,7 +193,7 @@ class Trainer:
                 t, s = (t if arm.ids else one), (s if arm.vectors else one)
             else:
                 s = torch.where(together, t, s)
-            discrete, continuous = self.terms(model, self.pictures, chosen, t, s, draw)
+            discrete, continuous = self.terms(model, self.trial.pictures, chosen, t, s, draw)
             total = discrete.new_zeros(())
             if arm.ids:
                 total = total + discrete
@@ -236,15 +222,15 @@ class Trainer:
         for end, (ids, vectors, seen) in asked.items():
             sums = torch.zeros(2, dtype=torch.float64)
             draw = torch.Generator().manual_seed(self.config.seed)
-            places = torch.arange(len(self.held_out)).split(_BATCH)
+            places = torch.arange(len(self.trial.held_out)).split(_BATCH)
             for time in _TIMES:
                 for chosen in places:
                     at, one = torch.full((len(chosen),), time), torch.ones(len(chosen))
-                    share = len(chosen) / len(self.held_out) / len(_TIMES)
+                    share = len(chosen) / len(self.trial.held_out) / len(_TIMES)
                     state = draw.get_state()
-                    discrete, _ = self.terms(model, self.held_out, chosen, at, at if seen else one, draw)
+                    discrete, _ = self.terms(model, self.trial.held_out, chosen, at, at if seen else one, draw)
                     draw.set_state(state)
-                    _, continuous = self.terms(model, self.held_out, chosen, at if seen else one, at, draw)
+                    _, continuous = self.terms(model, self.trial.held_out, chosen, at if seen else one, at, draw)
                     sums += share * torch.stack([discrete, continuous]).double()
             if ids:
                 found[f"bits_{name}{end}"] = float(sums[0]) / _NATS_PER_BIT
@@ -257,7 +243,7 @@ class Trainer:
         """Pictures [S, 3, side, side] of the attributes held out, by ids and by vectors, as far as the arm has them."""
         draw = torch.Generator().manual_seed(self.config.seed)
         found: dict[str, list[Tensor]] = {"ids": [], "vectors": []}
-        for shown in self.held_out.shown.split(_BATCH):
+        for shown in self.trial.held_out.shown.split(_BATCH):
             digits, z = model.denoiser.draw(
                 model.prompt(shown), steps=self.config.draw_steps, ids=arm.ids, z=arm.vectors, generator=draw
             )
@@ -265,28 +251,4 @@ class Trainer:
                 found["ids"].append(join_digits(digits, self.sizes))
             if arm.vectors:
                 found["vectors"].append(self.nearest_ids(z))
-        return {part: pictures_of(self.tokenizer, torch.cat(ids)) for part, ids in found.items() if ids}
-
-    def read(self, pictures: Tensor, verb: str, end: str) -> dict[str, float]:
-        """How often the judge reads each attribute as it should be off pictures in the order of those held out."""
-        right = self.reader.accuracy(pictures, self.held_out.attributes)
-        return {f"{verb}_{name}{end}": value for name, value in right.items()}
-
-    @cached_property
-    def real(self) -> Tensor:
-        """The pictures held out behind the tokenizer."""
-        return pictures_of(self.tokenizer, self.held_out.ids)
-
-    @cached_property
-    def reader(self) -> PortraitReader:
-        """The judge, which learns from real pictures behind the tokenizer when it is first asked."""
-        images = pictures_of(self.tokenizer, self.pictures.ids)
-        return PortraitReader.learn(images, self.pictures.attributes, steps=self.config.reader_steps)
-
-    def export(self, model: Teller, name: str) -> None:
-        """Write an arm's weights to `out/model`, whole or not at all."""
-        folder = self.out / "model"
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"tmp.{os.getpid()}"
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial)
-        shutil.move(partial, folder / f"{name}.safetensors")
+        return {part: pictures_of(self.trial.tokenizer, torch.cat(ids)) for part, ids in found.items() if ids}

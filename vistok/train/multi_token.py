@@ -20,25 +20,22 @@ noise, of 24 that were looked at.
 """
 
 import copy
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vistok.layers.digit_codes import digit_losses, join_digits
 from vistok.layers.multi_token_heads import MultiTokenHeads, multi_token_loss, shifted
-from vistok.registry import create
+from vistok.train.checkpoint import write_weights
 from vistok.train.metrics_log import append_row
 from vistok.train.naming_and_drawing import picture_sheet
-from vistok.train.portrait_codes import PortraitCodes, kept_portraits, pictures_of
-from vistok.train.portrait_reader import ATTRIBUTES, PortraitReader
+from vistok.train.portrait_codes import pictures_of
+from vistok.train.portrait_reader import ATTRIBUTES
+from vistok.train.portrait_trial import PortraitTrial
 from vistok.train.portrait_words import PictureWriter, sequences
 from vistok.train.same_settings import keep_settings
 from vistok.train.stage import Stage, StageSettings
@@ -111,25 +108,14 @@ class Trainer:
         self.config, self.out = config, Path(config.out)
         if not config.betas:
             raise ValueError("multi_token: expected at least one beta, got none")
-        tokenizer: Any = create("tokenizer", config.tokenizer, pretrained=True)
-        self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.sizes = levels_of(self.tokenizer)
+        self.trial = PortraitTrial(
+            self.out, config.tokenizer, config.pictures, config.held_out, config.side, config.reader_steps
+        )
+        self.sizes = self.trial.sizes
         torch.manual_seed(config.seed)
         settings = TinySettings(**config.model)
         self.model = PictureWriter(untrained_llama(settings, 1), settings.width, self.sizes)
         self.heads = MultiTokenHeads(settings.width, settings.heads, config.ahead)
-
-    @cached_property
-    def pictures(self) -> PortraitCodes:
-        """To learn from."""
-        config = self.config
-        return kept_portraits(self.out / "train.safetensors", self.tokenizer, "train", config.pictures, config.side)
-
-    @cached_property
-    def held_out(self) -> PortraitCodes:
-        """To judge by."""
-        config = self.config
-        return kept_portraits(self.out / "test.safetensors", self.tokenizer, "test", config.held_out, config.side)
 
     def run(self, on_step: OnStep | None = None) -> dict[str, float]:
         """All stages in order; returns what each tuned copy has learned.
@@ -142,7 +128,7 @@ class Trainer:
         both = nn.ModuleDict({"model": self.model.requires_grad_(False), "heads": self.heads})
         Stage(self.out / "heads", both, self.head_loss, self._stage(config.head_steps)).run(on_step)
         self.model.requires_grad_(True)
-        found = self.read(self.real, "read")
+        found = self.trial.read(self.trial.real, "read")
         drawn = []
         for beta in config.betas:
             arm = nn.ModuleDict({"model": copy.deepcopy(self.model), "heads": copy.deepcopy(self.heads)})
@@ -152,20 +138,20 @@ class Trainer:
             pictures = self.draw(model)
             drawn.append(pictures)
             found |= {f"{name}_{beta:g}": value for name, value in self.judge(model, pictures).items()}
-            self.export(model, beta)
-        picture_sheet(self.out / "drawn.png", self.real, *drawn)
+            write_weights(self.out / "model" / f"tuned_{beta:g}.safetensors", model)
+        picture_sheet(self.out / "drawn.png", self.trial.real, *drawn)
         last = [found[f"name_{name}_{config.betas[-1]:g}"] for name in ATTRIBUTES]
         return {"step": float(config.tune_steps), "accuracy": sum(last) / len(last)} | found
 
     def base_loss(self, step: int) -> Tensor:
         """The next token of pictures alone."""
         chosen, _ = self._draw(step)
-        return self.losses(self.model, None, sequences(self.pictures.ids[chosen], None, self.sizes, True))[0]
+        return self.losses(self.model, None, sequences(self.trial.pictures.ids[chosen], None, self.sizes, True))[0]
 
     def head_loss(self, step: int) -> Tensor:
         """The heads alone, at full weight."""
         chosen, _ = self._draw(step)
-        losses = self.losses(self.model, self.heads, sequences(self.pictures.ids[chosen], None, self.sizes, True))
+        losses = self.losses(self.model, self.heads, sequences(self.trial.pictures.ids[chosen], None, self.sizes, True))
         ahead = multi_token_loss(losses, beta=1.0, gamma=self.config.gamma, schedule="constant")
         return ahead - losses[0]
 
@@ -175,7 +161,7 @@ class Trainer:
 
         def loss(step: int) -> Tensor:
             chosen, first = self._draw(step)
-            ids, shown = self.pictures.ids[chosen], self.pictures.shown[chosen]
+            ids, shown = self.trial.pictures.ids[chosen], self.trial.pictures.shown[chosen]
             batch = [
                 sequences(ids[rows], shown[rows], self.sizes, order) for rows, order in ((first, True), (~first, False))
             ]
@@ -201,7 +187,7 @@ class Trainer:
     @torch.no_grad()
     def judge(self, model: PictureWriter, drawn: Tensor) -> dict[str, float]:
         """bits, name_* and draw_* of one copy."""
-        held = self.held_out
+        held = self.trial.held_out
         nats = [
             digit_losses(model.unembed(model(digits)[1]), shifted(digits, 1), model.sizes)
             for digits in sequences(held.ids, held.shown, self.sizes, False).split(_BATCH)
@@ -213,62 +199,27 @@ class Trainer:
         return {
             "bits": float(of_picture.mean()) / _NATS_PER_BIT,
             **named,
-            **self.read(drawn, "draw"),
+            **self.trial.read(drawn, "draw"),
         }
 
     @torch.no_grad()
     def draw(self, model: PictureWriter) -> Tensor:
         """Pictures [S, 3, side, side] of the attributes held out, the same draws for every copy."""
         draw = torch.Generator().manual_seed(self.config.seed)
-        tokens = self.held_out.ids.shape[1]
+        tokens = self.trial.held_out.ids.shape[1]
         parts = [
-            model.draw(shown, tokens, self.config.temperature, draw) for shown in self.held_out.shown.split(_BATCH)
+            model.draw(shown, tokens, self.config.temperature, draw)
+            for shown in self.trial.held_out.shown.split(_BATCH)
         ]
-        return pictures_of(self.tokenizer, join_digits(torch.cat(parts), self.sizes))
-
-    def read(self, pictures: Tensor, verb: str) -> dict[str, float]:
-        """How often the judge reads each attribute as it should be off pictures in the order of those held out."""
-        return {
-            f"{verb}_{name}": value for name, value in self.reader.accuracy(pictures, self.held_out.attributes).items()
-        }
-
-    @cached_property
-    def real(self) -> Tensor:
-        """The pictures held out behind the tokenizer."""
-        return pictures_of(self.tokenizer, self.held_out.ids)
-
-    @cached_property
-    def reader(self) -> PortraitReader:
-        """The judge, which learns from real pictures behind the tokenizer when it is first asked."""
-        images = pictures_of(self.tokenizer, self.pictures.ids)
-        return PortraitReader.learn(images, self.pictures.attributes, steps=self.config.reader_steps)
-
-    def export(self, model: PictureWriter, beta: float) -> None:
-        """Write a copy's weights to `out/model`, whole or not at all."""
-        folder = self.out / "model"
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-        partial = folder / f"tmp.{os.getpid()}"
-        save_file(weights, partial)
-        shutil.move(partial, folder / f"tuned_{beta:g}.safetensors")
+        return pictures_of(self.trial.tokenizer, join_digits(torch.cat(parts), self.sizes))
 
     def _draw(self, step: int) -> tuple[Tensor, Tensor]:
         draw = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        chosen = torch.randint(len(self.pictures), (self.config.batch,), generator=draw)
+        chosen = torch.randint(len(self.trial.pictures), (self.config.batch,), generator=draw)
         return chosen, torch.arange(self.config.batch) % 2 == 0
 
     def _stage(self, steps: int) -> StageSettings:
         return StageSettings(steps, self.config.rate)
-
-
-def levels_of(tokenizer: Any) -> tuple[int, ...]:
-    """Alphabets of a tokenizer's ids: FSQ's levels. Raises: ValueError for a tokenizer that has none."""
-    levels = getattr(getattr(tokenizer, "quantizer", None), "levels", None)
-    if levels is None:
-        name = getattr(tokenizer, "name", type(tokenizer).__name__)
-        raise ValueError(f"{name}: expected a tokenizer with FSQ levels, such as vq_nano; its ids have no digits")
-    found: tuple[int, ...] = tuple(levels)
-    return found
 
 
 def metrics_of(metrics: Mapping[str, float], beta: float) -> dict[str, float]:

@@ -7,7 +7,6 @@ for each image.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vistok.layers.feature_head import FeatureHead
@@ -28,6 +26,7 @@ from vistok.readouts.vqt import VQT
 from vistok.readouts.vqt_classifier import VQTClassifier
 from vistok.registry import create
 from vistok.train.captured_images import CapturedImages
+from vistok.train.checkpoint import write_weights
 from vistok.train.classifier_fit import Recipe, fit, predicted
 from vistok.train.feature_selection import keep_features, refit_head
 from vistok.train.labelled_images import FASHION, classes_of, labelled_images, source_of
@@ -281,11 +280,7 @@ class Comparison:
         return partial(standardized, head, features) if self.config.standardize else nullcontext
 
     def _write_model(self, name: str, model: VQTClassifier) -> None:
-        folder = Path(self.config.out) / "model"
-        folder.mkdir(exist_ok=True)
-        partial = folder / f"{name}.safetensors.tmp.{os.getpid()}"
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial)
-        os.replace(partial, folder / f"{name}.safetensors")
+        write_weights(Path(self.config.out) / "model" / f"{name}.safetensors", model)
 
     def _images(self, source: str) -> "_Images":
         """Both splits of a source, seen by the backbone."""
